@@ -1,0 +1,64 @@
+"""Causal softmax attention by torch's scaled_dot_product_attention; scale 1/sqrt(F), no dropout.
+
+Shapes: B batch, T time, H heads, F head dim, M length of the preallocated cache.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+@dataclass
+class Cache:
+    """Keys and values of the tokens seen so far, [B, H, M, F]; row b holds ``position[b]`` of them."""
+
+    key: Float[Tensor, "B H M F"]
+    value: Float[Tensor, "B H M F"]
+    position: Int[Tensor, " B"]
+
+
+def forward(
+    q: Float[Tensor, "B T H F"], k: Float[Tensor, "B T H F"], v: Float[Tensor, "B T H F"]
+) -> Float[Tensor, "B T H F"]:
+    """Token t attends to tokens 0..t."""
+    return scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True).transpose(1, 2)
+
+
+@torch.no_grad()
+def prefill(
+    q: Float[Tensor, "B T H F"], k: Float[Tensor, "B T H F"], v: Float[Tensor, "B T H F"], cache: Cache
+) -> Float[Tensor, "B T H F"]:
+    """Outputs of T further tokens after each row's position; writes them to ``cache``, in place.
+
+    Raises:
+        ValueError: the cache is too short for the new tokens.
+    """
+    n, start, end = q.shape[1], int(cache.position.min()), int(cache.position.max()) + q.shape[1]
+    if end > cache.key.shape[2]:
+        raise ValueError(f"the cache holds {cache.key.shape[2]} tokens, {end} are needed; init_state with a larger max_len")
+    slots = cache.position.long()[:, None] + torch.arange(n, device=q.device)
+    rows = torch.arange(q.shape[0], device=q.device)[:, None]
+    cache.key.transpose(1, 2)[rows, slots] = k
+    cache.value.transpose(1, 2)[rows, slots] = v
+    cache.position += n
+    if start == 0 and end == n:
+        return forward(q, k, v)
+    seen = torch.arange(end, device=q.device) <= slots[:, :, None]
+    keys, values = cache.key[:, :, :end], cache.value[:, :, :end]
+    return scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=seen[:, None]).transpose(1, 2)
+
+
+@torch.no_grad()
+def step(q: Float[Tensor, "B H F"], k: Float[Tensor, "B H F"], v: Float[Tensor, "B H F"], cache: Cache) -> Float[Tensor, "B H F"]:
+    """Outputs of one further token per row; writes it to ``cache``, in place.
+
+    Reads the filled part of the cache, whose length it asks of the device: a host synchronisation that a
+    CUDA graph cannot hold.
+
+    Raises:
+        ValueError: the cache is full.
+    """
+    return prefill(q[:, None], k[:, None], v[:, None], cache)[:, 0]

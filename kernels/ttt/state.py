@@ -1,0 +1,58 @@
+"""The public state of a TTT layer: weights at the start of the open mini-batch, its open pairs, the position.
+
+The update of a mini-batch is a sum of at most C rank-one terms, so instead of a dense gradient sum the state keeps
+the *pairs* that make it up: for each inner layer its input X and the gradient D of its output, with the gate rho.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass
+class LayerNorm:
+    """Inner layer norm, separate per head (paper, appendix A; gamma, beta of ttt_norm)."""
+
+    weight: Float[Tensor, "H F"]
+    bias: Float[Tensor, "H F"]
+    eps: float = 1e-6
+
+
+@dataclass
+class InnerState:
+    """State of a batch of sequences; row b stands at ``position[b]``, slot i = position mod C of its mini-batch.
+
+    weights: per inner layer [B, H, I, O], at the start of the open mini-batch (W of the paper), float32 or wider
+    biases:  per inner layer [B, H, O]
+    rho:     [B, H, C] gate of each open pair, without the token factor tau; slots from i on are undefined
+    inputs:  per inner layer [B, H, C, I] inputs of the open pairs (K, and X2 = GELU(Z1) for an MLP)
+    grads:   per inner layer [B, H, C, O] gradients of the inner loss by that layer's output (D1, D2)
+    """
+
+    weights: tuple[Float[Tensor, "B H _ _"], ...]
+    biases: tuple[Float[Tensor, "B H _"], ...]
+    rho: Float[Tensor, "B H C"]
+    inputs: tuple[Float[Tensor, "B H C _"], ...]
+    grads: tuple[Float[Tensor, "B H C _"], ...]
+    position: Int[Tensor, " B"]
+
+    @classmethod
+    def fresh(
+        cls, weights: tuple[Float[Tensor, "H _ _"], ...], biases: tuple[Float[Tensor, "H _"], ...], batch: int, mini_batch: int
+    ) -> "InnerState":
+        """The state before the first token of ``batch`` sequences: every row starts from W0, b0 (copied)."""
+        heads = weights[0].shape[0]
+
+        def empty(width: int) -> Tensor:
+            return weights[0].new_zeros(batch, heads, mini_batch, width)
+
+        return cls(
+            weights=tuple(w.detach().expand(batch, *w.shape).clone() for w in weights),
+            biases=tuple(b.detach().expand(batch, *b.shape).clone() for b in biases),
+            rho=weights[0].new_zeros(batch, heads, mini_batch),
+            inputs=tuple(empty(w.shape[1]) for w in weights),
+            grads=tuple(empty(w.shape[2]) for w in weights),
+            position=weights[0].new_zeros(batch, dtype=torch.int32),
+        )

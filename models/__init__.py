@@ -1,0 +1,1 @@
+"""Sequence layers behind one interface (models/mixer.py) and the language model that holds them."""

@@ -1,0 +1,95 @@
+"""Small parts that several layers share: linear maps, RMSNorm, SwiGLU, rotary embedding, causal convolution."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import conv1d, silu
+
+from models import cost
+from models.cost import Convention, Cost, Phase, sequence_cost
+from models.mixer import Size, Stateless
+
+
+def linear(inputs: int, outputs: int, std: float = 0.02) -> nn.Linear:
+    """A projection without bias, N(0, std^2) (ttt-lm-jax's initializer_range)."""
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.normal_(layer.weight, std=std)
+    return layer
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x), in float32 at least; the weight multiplies after the cast back (as Llama)."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+
+    def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+
+
+class SwiGLU(Stateless):
+    """down(SiLU(gate x) * up x), the feed-forward layer of Llama (arXiv 2002.05202)."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.gate, self.up = linear(size.width, size.ffn), linear(size.width, size.ffn)
+        self.down = linear(size.ffn, size.width)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return self.down(silu(self.gate(x)) * self.up(x))
+
+    def cost(self, phase: Phase, context: int, convention: Convention) -> Cost:
+        ffn, width = self.gate.weight.shape
+        other = ffn * (cost.SILU + 1)
+        return sequence_cost(phase, context, matmul=2 * 3 * width * ffn, other=other, weights=self.parameter_bytes())
+
+
+def rope_tables(
+    position: Int[Tensor, "*batch T"], width: int, theta: float, dtype: torch.dtype
+) -> tuple[Float[Tensor, "*batch T _"], Float[Tensor, "*batch T _"]]:
+    """cos and sin of position * theta^(-2m/width), m = 0 .. width/2 - 1; angles in float64, then ``dtype``."""
+    power = torch.arange(0, width, 2, device=position.device, dtype=torch.float64) / width
+    angle = position[..., None].to(torch.float64) * theta**-power
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(
+    x: Float[Tensor, "*batch H F"], tables: tuple[Float[Tensor, "*tables G"], Float[Tensor, "*tables G"]]
+) -> Float[Tensor, "*batch H F"]:
+    """Rotates dims 2m and 2m + 1 together (interleaved, as EasyLM): (u cos - v sin, u sin + v cos). arXiv 2104.09864."""
+    cos, sin = (t[..., None, :] for t in tables)
+    u, v = x[..., ::2], x[..., 1::2]
+    return torch.stack((u * cos - v * sin, u * sin + v * cos), dim=-1).flatten(-2)
+
+
+class CausalConv(nn.Module):
+    """Depthwise causal convolution with bias: y_t = bias + sum_j w_j x_{t-3+j}, zeros before the start.
+
+    Its state is the last ``taps - 1`` inputs, [B, taps - 1, D].
+    """
+
+    def __init__(self, width: int, taps: int = 4) -> None:
+        super().__init__()
+        self.taps = taps
+        self.weight = nn.Parameter(torch.empty(width, 1, taps).normal_(std=taps**-0.5))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def init_state(self, batch: int) -> Float[Tensor, "B S D"]:
+        """The inputs before the start: zeros."""
+        return self.weight.new_zeros(batch, self.taps - 1, self.weight.shape[0])
+
+    def forward(self, x: Float[Tensor, "B T D"], past: Float[Tensor, "B S D"] | None = None) -> Float[Tensor, "B T D"]:
+        """Outputs of T tokens after ``past`` (zeros if not given), which is left as it is: see ``advance``."""
+        x = torch.cat((self.init_state(x.shape[0]).to(x.dtype) if past is None else past, x), dim=1)
+        return conv1d(x.transpose(1, 2), self.weight, self.bias, groups=x.shape[2]).transpose(1, 2)
+
+    def flops(self) -> int:
+        """FLOPs of one token."""
+        return cost.causal_conv(self.weight.shape[0], self.taps)
+
+
+def advance(past: Float[Tensor, "B S D"], x: Float[Tensor, "B T D"]) -> None:
+    """Makes ``past`` the last S inputs after ``x``, in place."""
+    past.copy_(torch.cat((past, x), dim=1)[:, -past.shape[1] :])

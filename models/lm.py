@@ -1,0 +1,131 @@
+"""The language model that every layer shares: embedding, residual branches, norm, head.
+
+A layer of the model is a list of branches, each ``h + mixer(RMSNorm(h))``; which mixers, conf/model says.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+from models import cost
+from models.cost import Convention, Cost, Phase, sequence_cost
+from models.layers import RMSNorm
+from models.mixer import Mixer, Size, State
+
+MixerFactory = Callable[[Size], Mixer]
+
+# Logits are made for this many tokens at a time, so that they are never held whole.
+LOGIT_CHUNK = 4096
+
+
+class Branch(nn.Module):
+    """h + mixer(RMSNorm(h))."""
+
+    def __init__(self, mixer: Mixer, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.norm, self.mixer = RMSNorm(width, eps), mixer
+
+    def forward(self, h: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return h + self.mixer(self.norm(h))
+
+    def prefill(self, h: Float[Tensor, "B T D"], state: State) -> Float[Tensor, "B T D"]:
+        """``Mixer.prefill`` with norm and residual."""
+        return h + self.mixer.prefill(self.norm(h), state)
+
+    def step(self, h: Float[Tensor, "B D"], state: State) -> Float[Tensor, "B D"]:
+        """``Mixer.step`` with norm and residual."""
+        return h + self.mixer.step(self.norm(h), state)
+
+
+class LM(nn.Module):
+    """Token ids [B, T] to logits over V tokens; ``size.layers`` copies of the list of branches ``layer``."""
+
+    def __init__(
+        self, vocab: int, size: Size, layer: Sequence[MixerFactory], tied: bool = True, eps: float = 1e-6
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.embedding = nn.Embedding(vocab, size.width)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        made = (make(size) for _ in range(size.layers) for make in layer)
+        self.branches = nn.ModuleList(Branch(mixer, size.width, eps) for mixer in made)
+        self.norm = RMSNorm(size.width, eps)
+        self.head = nn.Linear(size.width, vocab, bias=False)
+        if tied:
+            self.head.weight = self.embedding.weight
+        else:
+            nn.init.normal_(self.head.weight, std=0.02)
+
+    @property
+    def mixers(self) -> list[Mixer]:
+        """Every mixer, from input to output."""
+        return [branch.mixer for branch in self.branches]
+
+    def hidden(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """What the head reads, of whole sequences."""
+        h = self.embedding(tokens)
+        for branch in self.branches:
+            h = branch(h)
+        return self.norm(h)
+
+    def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """All logits, float32 or wider: for short sequences and tests; see ``nll``."""
+        return _wide(self.head(self.hidden(tokens)))
+
+    def nll(self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B S"]) -> Float[Tensor, "B S"]:
+        """Negative log-likelihood, in nat, of the targets of the last S <= T positions; logits are never held whole."""
+        hidden = self.hidden(tokens)[:, -targets.shape[1] :].flatten(0, 1)
+        chunks = zip(hidden.split(LOGIT_CHUNK), targets.flatten().split(LOGIT_CHUNK), strict=True)
+        return torch.cat([self._chunk_nll(h, t) for h, t in chunks]).view(targets.shape)
+
+    def _chunk_nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        def nll(h: Tensor, t: Tensor) -> Tensor:
+            return cross_entropy(_wide(self.head(h)), t, reduction="none")
+
+        if torch.is_grad_enabled():  # the backward pass makes the chunk's logits anew
+            return checkpoint(nll, hidden, targets, use_reentrant=False, preserve_rng_state=False)
+        return nll(hidden, targets)
+
+    def init_state(self, batch: int, max_len: int) -> list[State]:
+        """States of all branches, before the first token."""
+        return [mixer.init_state(batch, max_len) for mixer in self.mixers]
+
+    @torch.no_grad()
+    def prefill(self, tokens: Int[Tensor, "B T"], state: list[State]) -> Float[Tensor, "B V"]:
+        """Logits after the last of T further tokens; advances ``state`` in place."""
+        h = self.embedding(tokens)
+        for branch, part in zip(self.branches, state, strict=True):
+            h = branch.prefill(h, part)
+        return _wide(self.head(self.norm(h[:, -1])))
+
+    @torch.no_grad()
+    def step(self, tokens: Int[Tensor, " B"], state: list[State]) -> Float[Tensor, "B V"]:
+        """Logits after one further token per row; advances ``state`` in place."""
+        h = self.embedding(tokens)
+        for branch, part in zip(self.branches, state, strict=True):
+            h = branch.step(h, part)
+        return _wide(self.head(self.norm(h)))
+
+    def cost(self, phase: Phase, context: int, convention: Convention) -> Cost:
+        """Cost of the whole model, in ``Mixer.cost``'s terms; the head of a prefill reads only the last token."""
+        total = self.head_cost(phase, context)
+        width = self.size.width
+        around = sequence_cost(phase, context, matmul=0, other=cost.rms_norm(width) + width, weights=4 * width)
+        for mixer in self.mixers:
+            total = total + mixer.cost(phase, context, convention) + around
+        return total
+
+    def head_cost(self, phase: Phase, context: int) -> Cost:
+        """Final norm and head (the log-likelihood itself is not counted)."""
+        vocab, width = self.head.weight.shape
+        weights = vocab * width * self.head.weight.element_size()
+        tokens = 1 if phase == "prefill" else context
+        return sequence_cost(phase, tokens, matmul=2 * vocab * width, other=cost.rms_norm(width), weights=weights)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,112 @@
+"""The seam of the project: what the language model, the harness and the figures know of a layer.
+
+Letters of shapes, everywhere: B batch, T time, D width, H heads, F head dim, C mini-batch, N state size, E inner width,
+V vocabulary, M length of a preallocated cache.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models.cost import Convention, Cost, Phase
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width D, number of layers, heads H and feed-forward width of a model.
+
+    Raises:
+        ValueError: the heads do not divide the width, or a field is not positive.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    ffn: int
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.layers, self.heads, self.ffn) < 1:
+            raise ValueError(f"every field of a size must be positive: {self}")
+        if self.width % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide width {self.width}; choose heads that do")
+
+    @property
+    def head_dim(self) -> int:
+        """F = D / H."""
+        return self.width // self.heads
+
+
+State = Any
+"""A preallocated dataclass of tensors, its own for each mixer, updated in place; None for a stateless one."""
+
+
+class Mixer(nn.Module, ABC):
+    """Maps a sequence to a sequence, causally. Three ways to run it, one result.
+
+    A subclass is built as ``Mixer(size, **options)``; ``conf/model`` names it and gives the options.
+    """
+
+    @abstractmethod
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Training: whole sequences from the start; differentiable."""
+
+    @abstractmethod
+    def init_state(self, batch: int, max_len: int) -> State:
+        """State before the first token of ``batch`` sequences of at most ``max_len`` tokens, on the parameters' device."""
+
+    @abstractmethod
+    def prefill(self, x: Float[Tensor, "B T D"], state: State) -> Float[Tensor, "B T D"]:
+        """T >= 1 further tokens; advances ``state`` in place. Rows may stand at different positions."""
+
+    @abstractmethod
+    def step(self, x: Float[Tensor, "B D"], state: State) -> Float[Tensor, "B D"]:
+        """One further token per row; advances ``state`` in place."""
+
+    @abstractmethod
+    def cost(self, phase: Phase, context: int, convention: Convention) -> Cost:
+        """Cost of one sequence of ``context`` tokens (train, prefill), or of one token after ``context`` others (step).
+
+        ``convention`` says whether attention counts the tokens a query may see (causal) or all of them (full).
+        """
+
+    def set_progress(self, step: int, warmup_steps: int) -> None:
+        """Called before each training step, for a layer with a schedule of its own."""
+
+    def parameter_bytes(self) -> int:
+        """Bytes of the parameters."""
+        return sum(p.numel() * p.element_size() for p in self.parameters())
+
+
+class Stateless(Mixer):
+    """A mixer that maps every token by itself."""
+
+    def init_state(self, batch: int, max_len: int) -> State:
+        return None
+
+    @torch.no_grad()
+    def prefill(self, x: Float[Tensor, "B T D"], state: State) -> Float[Tensor, "B T D"]:
+        return self(x)
+
+    @torch.no_grad()
+    def step(self, x: Float[Tensor, "B D"], state: State) -> Float[Tensor, "B D"]:
+        return self(x[:, None])[:, 0]
+
+
+def state_tensors(state: State) -> list[Tensor]:
+    """All tensors of a state, however its dataclasses, tuples and lists nest."""
+    if isinstance(state, Tensor):
+        return [state]
+    if is_dataclass(state):
+        return [t for f in fields(state) for t in state_tensors(getattr(state, f.name))]
+    if isinstance(state, (tuple, list)):
+        return [t for part in state for t in state_tensors(part)]
+    return []
+
+
+def state_bytes(state: State) -> int:
+    """Bytes of all tensors of a state."""
+    return sum(t.numel() * t.element_size() for t in state_tensors(state))

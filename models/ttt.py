@@ -1,0 +1,155 @@
+"""TTT-Linear and TTT-MLP (arXiv 2407.04620): a layer whose hidden state is a model, trained as it reads.
+
+The paper's symbols and ours: theta_K, theta_V, theta_Q = k, v, q; W0 = inner_weights; b = mini_batch; eta[i, j] = tau_i rho_j,
+rho_j = (base_lr / F) sigmoid(lr_weight . x_j + lr_bias), tau_i = max(1/(i+1) + token_factor_i, 0).
+
+Two backbones (section 2.6, figure 13): "transformer" projects q and k apart; "mamba" projects them together, tells them apart
+by two short convolutions, and gates the output. The block-level convolution is models/short_conv.py.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from kernels import ttt_linear, ttt_mlp
+from kernels.ttt import InnerState, LayerNorm
+from models import cost
+from models.cost import Convention, Cost, Phase, sequence_cost
+from models.layers import CausalConv, advance, linear, rope_tables, rotate
+from models.mixer import Mixer, Size, state_bytes
+
+OPS = {"linear": ttt_linear.OP, "mlp": ttt_mlp.OP}
+
+
+@dataclass
+class TTTState:
+    """The inner model's state, and the last inputs of the two convolutions of the Mamba backbone (they share them)."""
+
+    inner: InnerState
+    past: Float[Tensor, "B S D"] | None
+
+
+class TTT(Mixer):
+    """A TTT layer. ``inner``: linear, or mlp with hidden width 4F and GELU."""
+
+    def __init__(
+        self,
+        size: Size,
+        inner: Literal["linear", "mlp"],
+        backbone: Literal["transformer", "mamba"],
+        base_lr: float,
+        mini_batch: int = 16,
+        rope_theta: float = 10_000.0,
+        eps: float = 1e-6,
+        impl: str = "reference",
+    ) -> None:
+        super().__init__()
+        width, heads, head_dim = size.width, size.heads, size.head_dim
+        self.op, self.heads, self.head_dim, self.base_lr = OPS[inner].load(impl), heads, head_dim, base_lr
+        self.inner, self.mini_batch, self.rope_theta, self.eps = inner, mini_batch, rope_theta, eps
+        self.q, self.v, self.o = (linear(width, width) for _ in range(3))
+        self.is_gated = backbone == "mamba"
+        if self.is_gated:
+            self.conv_q, self.conv_k, self.gate = CausalConv(width), CausalConv(width), linear(width, width)
+        else:
+            self.k = linear(width, width)
+        widths = [head_dim, head_dim] if inner == "linear" else [head_dim, 4 * head_dim, head_dim]
+        shapes = list(zip(widths[:-1], widths[1:], strict=True))
+        self.inner_weights = nn.ParameterList(torch.empty(heads, i, o).normal_(std=0.02) for i, o in shapes)
+        self.inner_biases = nn.ParameterList(torch.zeros(heads, o) for _, o in shapes)
+        self.lr_weight = nn.Parameter(torch.empty(heads, width).normal_(std=0.02))
+        self.lr_bias = nn.Parameter(torch.zeros(heads))
+        self.token_factor = nn.Parameter(torch.zeros(mini_batch))
+        self.norm_weight = nn.Parameter(torch.ones(heads, head_dim))
+        self.norm_bias = nn.Parameter(torch.zeros(heads, head_dim))
+        self.post_norm = nn.LayerNorm(width, eps=eps)
+        self.lr_scale = 1.0
+
+    def set_progress(self, step: int, warmup_steps: int) -> None:
+        """Inner learning rate of TTT-MLP: from a tenth of base_lr to all of it during the outer warm-up (paper, 2.7)."""
+        if self.inner == "mlp":
+            self.lr_scale = 0.1 + 0.9 * min(1.0, step / max(1, warmup_steps))
+
+    @property
+    def norm(self) -> LayerNorm:
+        """The inner layer norm."""
+        return LayerNorm(self.norm_weight, self.norm_bias, self.eps)
+
+    def views(
+        self, x: Float[Tensor, "B T D"], position: Int[Tensor, "*B T"], past: Float[Tensor, "B S D"] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """q, k, v [B, T, H, F] and the gate rho [B, T, H] of tokens at ``position``; ``past`` is advanced in place."""
+        q = self.q(x)
+        if self.is_gated:
+            shared = q
+            q, k = self.conv_q(shared, past), self.conv_k(shared, past)
+            if past is not None:
+                advance(past, shared)
+        else:
+            k = self.k(x)
+        q, k, v = (y.unflatten(-1, (self.heads, self.head_dim)) for y in (q, k, self.v(x)))
+        tables = rope_tables(position % self.mini_batch, self.head_dim, self.rope_theta, x.dtype)
+        rho = (self.lr_scale if self.training else 1.0) * self.base_lr / self.head_dim
+        return rotate(q, tables), rotate(k, tables), v, rho * torch.sigmoid(x @ self.lr_weight.T + self.lr_bias)
+
+    def token_rates(self) -> Float[Tensor, " C"]:
+        """tau."""
+        count = torch.arange(1, self.mini_batch + 1, device=self.token_factor.device)
+        return (1 / count.to(self.token_factor.dtype) + self.token_factor).clamp_min(0)
+
+    def _output(self, mixed: Float[Tensor, "*B H F"], x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        y = self.post_norm(mixed.flatten(-2))
+        return self.o(y * gelu(self.gate(x), approximate="tanh") if self.is_gated else y)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        views = self.views(x, torch.arange(x.shape[1], device=x.device))
+        weights, biases = tuple(self.inner_weights), tuple(self.inner_biases)
+        return self._output(self.op.forward(*views, self.token_rates(), weights, biases, self.norm), x)
+
+    def init_state(self, batch: int, max_len: int) -> TTTState:
+        inner = InnerState.fresh(tuple(self.inner_weights), tuple(self.inner_biases), batch, self.mini_batch)
+        return TTTState(inner, self.conv_q.init_state(batch) if self.is_gated else None)
+
+    @torch.no_grad()
+    def prefill(self, x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
+        position = state.inner.position[:, None] + torch.arange(x.shape[1], device=x.device)
+        views = self.views(x, position, state.past)
+        return self._output(self.op.prefill(*views, self.token_rates(), self.norm, state.inner), x)
+
+    @torch.no_grad()
+    def step(self, x: Float[Tensor, "B D"], state: TTTState) -> Float[Tensor, "B D"]:
+        views = (y[:, 0] for y in self.views(x[:, None], state.inner.position[:, None], state.past))
+        return self._output(self.op.step(*views, self.token_rates(), self.norm, state.inner), x)
+
+    def cost(self, phase: Phase, context: int, convention: Convention) -> Cost:
+        width = self.heads * self.head_dim
+        projections = 5 if self.is_gated else 4
+        inner_matmul, inner_other = self._inner_flops()
+        matmul = 2 * projections * width * width + 2 * width * self.heads + self.heads * inner_matmul
+        other = 2 * cost.rope(width) + cost.layer_norm(width) + self.heads * (cost.SIGMOID + 2 + inner_other)
+        if self.is_gated:
+            other += 2 * self.conv_q.flops() + width * (cost.GELU + 1)
+        state = state_bytes(self.init_state(1, 0))
+        return sequence_cost(phase, context, matmul=matmul, other=other, weights=self.parameter_bytes(), state=state)
+
+    def _inner_flops(self) -> tuple[int, int]:
+        """Matrix-product and other FLOPs of one token in one head: forward, gradient, update and dual form.
+
+        Of an inner layer I x O: K W, Q W, the update X'D and, above the first, D W'; with C tokens each, Q X', (..) D and
+        tril(eta) D. The step phase is counted as the dual form too (its products of one row with C pairs are the same).
+        """
+        matmul = other = 0
+        c, f = self.mini_batch, self.head_dim
+        for n, weight in enumerate(self.inner_weights):
+            _, i, o = weight.shape
+            matmul += 2 * i * o * (4 if n else 3) + 2 * c * (i + 2 * o)
+            # bias of K W; eta * tril; two sums of the answer; gate * X, gate * D, its sum, W and b moved once in C tokens
+            other += o + c + 2 * o + i + 2 * o + (i * o + o) // c
+            other += (2 * cost.GELU + cost.GELU_GRADIENT + 1) * i if n else 0
+        # target V - K; gradient of LN and loss; LN of the answer and its residual; eta = tau rho
+        other += f + (14 * f + 2) + (cost.layer_norm(f) + f) + c
+        return matmul, other
