@@ -1,0 +1,86 @@
+"""Documents of a corpus, read whole: ``.txt`` or ``.txt.xz``, UTF-8, one file a document.
+
+A corpus is a folder. ``path`` is either the name of a corpus that is embedded in this package (a folder beside this file;
+``austen``), which always means that one, or a folder of the user's (``./austen`` for one of the same name).
+"""
+
+import lzma
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt
+
+from bench.data import DataError
+from bench.data.tokenizer import Tokenizer
+
+SUFFIXES = (".txt.xz", ".txt")
+_PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Document:
+    """``name`` is the file's without its suffix; ``n_bytes`` the length of the text in UTF-8, for bits per byte."""
+
+    name: str
+    tokens: UInt[np.ndarray, " T"]
+    n_bytes: int
+
+
+def embedded() -> dict[str, Path]:
+    """The corpora that come with the package: name to folder."""
+    return {folder.name: folder for folder in sorted(_PACKAGE.iterdir()) if folder.is_dir() and _texts(folder)}
+
+
+def load_documents(path: Path | str, files: Sequence[str], tokenizer: Tokenizer) -> list[Document]:
+    """The named files of the corpus at ``path`` (see the module's docstring), in the order of ``files``.
+
+    Raises:
+        DataError: unknown corpus, no or missing file, broken .xz file, text that is empty or not UTF-8.
+    """
+    folder = _resolve(path)
+    if not files:
+        raise DataError(f"no file of {folder} is named; list some in data.train and data.heldout: {_listing(folder)}")
+    return [_load(folder, file, tokenizer) for file in files]
+
+
+def _resolve(path: Path | str) -> Path:
+    known = embedded()
+    folder = known.get(os.fspath(path)) or Path(path)
+    if not folder.is_dir():
+        raise DataError(
+            f"there is no corpus '{path}': set data.path to a folder of .txt or .txt.xz files (looked for {folder.absolute()}) "
+            f"or to an embedded corpus ({', '.join(known)})"
+        )
+    return folder
+
+
+def _texts(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if file.name.endswith(SUFFIXES))
+
+
+def _listing(folder: Path) -> str:
+    return ", ".join(_texts(folder)) or "it holds no .txt or .txt.xz file"
+
+
+def _load(folder: Path, file: str, tokenizer: Tokenizer) -> Document:
+    suffix = next((suffix for suffix in SUFFIXES if file.endswith(suffix)), None)
+    if suffix is None or not (folder / file).is_file():
+        raise DataError(f"no text '{file}' in {folder}; name one of its .txt or .txt.xz files: {_listing(folder)}")
+    text = _read(folder / file)
+    if not text.strip():
+        raise DataError(f"{folder / file} is empty; fill it or take it out of data.train and data.heldout")
+    return Document(file.removesuffix(suffix), tokenizer.encode(text), len(text.encode("utf-8")))
+
+
+def _read(file: Path) -> str:
+    raw = file.read_bytes()
+    try:
+        return (lzma.decompress(raw) if file.suffix == ".xz" else raw).decode("utf-8")
+    except lzma.LZMAError as error:
+        raise DataError(f"{file} is no whole .xz file ({error}); restore it, or compress the text again with `xz`") from error
+    except UnicodeDecodeError as error:
+        cure = f"convert it, for example `iconv -f latin1 -t utf-8 {file.name.removesuffix('.xz')}`"
+        raise DataError(f"{file} is not UTF-8 (byte {error.start}: {error.reason}); {cure}") from error
