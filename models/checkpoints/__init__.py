@@ -1,0 +1,1 @@
+"""Foreign weights, one file per origin."""
