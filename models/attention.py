@@ -50,8 +50,7 @@ class Attention(Mixer):
         seen = {"causal": context * (context + 1) // 2, "full": context * context}[convention]
         tokens, pairs = (1, context + 1) if phase == "step" else (context, seen)
         factor = 3 if phase == "train" else 1
-        # a logit: scale, running maximum, minus it, exp, sum; a query: division of its output by the sum
-        softmax = 5 * self.heads * pairs + tokens * (width - self.heads)
+        softmax = self.heads * cost.softmax(tokens, pairs, self.head_dim)
         return Cost(
             matmul_flops=factor * (tokens * 2 * 4 * width * width + pairs * 2 * 2 * width),
             other_flops=factor * (softmax + tokens * 2 * cost.rope(width)),

@@ -44,9 +44,7 @@ class Branch(nn.Module):
 class LM(nn.Module):
     """Token ids [B, T] to logits over V tokens; ``size.layers`` copies of the list of branches ``layer``."""
 
-    def __init__(
-        self, vocab: int, size: Size, layer: Sequence[MixerFactory], tied: bool = True, eps: float = 1e-6
-    ) -> None:
+    def __init__(self, vocab: int, size: Size, layer: Sequence[MixerFactory], tied: bool = True, eps: float = 1e-6) -> None:
         super().__init__()
         self.size = size
         self.embedding = nn.Embedding(vocab, size.width)
@@ -113,8 +111,8 @@ class LM(nn.Module):
     def cost(self, phase: Phase, context: int, convention: Convention) -> Cost:
         """Cost of the whole model, in ``Mixer.cost``'s terms; the head of a prefill reads only the last token."""
         total = self.head_cost(phase, context)
-        width = self.size.width
-        around = sequence_cost(phase, context, matmul=0, other=cost.rms_norm(width) + width, weights=4 * width)
+        width, norm = self.size.width, self.norm_bytes()
+        around = sequence_cost(phase, context, matmul=0, other=cost.rms_norm(width) + width, weights=norm)
         for mixer in self.mixers:
             total = total + mixer.cost(phase, context, convention) + around
         return total
@@ -122,9 +120,13 @@ class LM(nn.Module):
     def head_cost(self, phase: Phase, context: int) -> Cost:
         """Final norm and head (the log-likelihood itself is not counted)."""
         vocab, width = self.head.weight.shape
-        weights = vocab * width * self.head.weight.element_size()
+        weights = vocab * width * self.head.weight.element_size() + self.norm_bytes()
         tokens = 1 if phase == "prefill" else context
         return sequence_cost(phase, tokens, matmul=2 * vocab * width, other=cost.rms_norm(width), weights=weights)
+
+    def norm_bytes(self) -> int:
+        """Bytes of the weight of one RMSNorm: a branch's or the final one."""
+        return self.norm.weight.numel() * self.norm.weight.element_size()
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -53,6 +53,10 @@ class Mamba(Mixer):
         with torch.no_grad():
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
+    def undecayed(self) -> list[nn.Parameter]:
+        """As mamba-ssm marks them."""
+        return [self.a_log, self.d, self.dt_proj.bias]
+
     def _discretised(self, u: Tensor) -> tuple[Tensor, ...]:
         """Arguments of the scan, from the convolved input u [..., E]."""
         dt, b, c = self.x_proj(u).split((self.rank, self.d_state, self.d_state), dim=-1)

@@ -15,12 +15,16 @@ from torch import Tensor, nn
 from models.cost import Convention, Cost, Phase
 
 
+class SizeError(ValueError):
+    """A size that makes no model."""
+
+
 @dataclass(frozen=True)
 class Size:
     """Width D, number of layers, heads H and feed-forward width of a model.
 
     Raises:
-        ValueError: the heads do not divide the width, or a field is not positive.
+        SizeError: the heads do not divide the width, the head dim is odd, or a field is not positive.
     """
 
     width: int
@@ -30,9 +34,12 @@ class Size:
 
     def __post_init__(self) -> None:
         if min(self.width, self.layers, self.heads, self.ffn) < 1:
-            raise ValueError(f"every field of a size must be positive: {self}")
+            raise SizeError(f"every field of a size must be positive: {self}")
         if self.width % self.heads:
-            raise ValueError(f"{self.heads} heads do not divide width {self.width}; choose heads that do")
+            raise SizeError(f"{self.heads} heads do not divide width {self.width}; choose heads that do")
+
+        if self.head_dim % 2:
+            raise SizeError(f"the head dim {self.width}/{self.heads} is odd, and rotary positions pair its dims; choose other heads")
 
     @property
     def head_dim(self) -> int:
@@ -75,6 +82,10 @@ class Mixer(nn.Module, ABC):
 
     def set_progress(self, step: int, warmup_steps: int) -> None:
         """Called before each training step, for a layer with a schedule of its own."""
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """Parameters without weight decay."""
+        return []
 
     def parameter_bytes(self) -> int:
         """Bytes of the parameters."""

@@ -17,6 +17,7 @@ from torch.nn.functional import gelu
 
 from kernels import ttt_linear, ttt_mlp
 from kernels.ttt import InnerState, LayerNorm
+from kernels.ttt.reference import inner_loss
 from models import cost
 from models.cost import Convention, Cost, Phase, sequence_cost
 from models.layers import CausalConv, advance, linear, rope_tables, rotate
@@ -125,11 +126,26 @@ class TTT(Mixer):
         views = (y[:, 0] for y in self.views(x[:, None], state.inner.position[:, None], state.past))
         return self._output(self.op.step(*views, self.token_rates(), self.norm, state.inner), x)
 
+    @torch.no_grad()
+    def inner_losses(self, x: Float[Tensor, "B T D"]) -> dict[str, Float[Tensor, "B T H"]]:
+        """Inner loss of each token and head with W0, and with the weights before and after the update of its mini-batch."""
+        q, k, v, rho = self.views(x, torch.arange(x.shape[1], device=x.device))
+        state = self.init_state(x.shape[0], x.shape[1]).inner
+        start = tuple(w.clone() for w in state.weights), tuple(b.clone() for b in state.biases)
+        found: dict[str, list[Tensor]] = {"w0": [], "before": [], "after": []}
+        for query, key, value, gate in zip(*(y.split(self.mini_batch, dim=1) for y in (q, k, v, rho)), strict=True):
+            found["w0"].append(inner_loss(key, value, *start, self.norm))
+            found["before"].append(inner_loss(key, value, state.weights, state.biases, self.norm))
+            self.op.prefill(query, key, value, gate, self.token_rates(), self.norm, state)
+            found["after"].append(inner_loss(key, value, state.weights, state.biases, self.norm))
+        return {name: torch.cat(parts, dim=1) for name, parts in found.items()}
+
     def cost(self, phase: Phase, context: int, convention: Convention) -> Cost:
         width = self.heads * self.head_dim
-        projections = 5 if self.is_gated else 4
         inner_matmul, inner_other = self._inner_flops()
-        matmul = 2 * projections * width * width + 2 * width * self.heads + self.heads * inner_matmul
+        # four projections: q, v, o and either k or the gate
+        matmul = 2 * 4 * width * width + 2 * width * self.heads + self.heads * inner_matmul
+        # rho: bias, sigmoid, base_lr / F
         other = 2 * cost.rope(width) + cost.layer_norm(width) + self.heads * (cost.SIGMOID + 2 + inner_other)
         if self.is_gated:
             other += 2 * self.conv_q.flops() + width * (cost.GELU + 1)
@@ -137,19 +153,23 @@ class TTT(Mixer):
         return sequence_cost(phase, context, matmul=matmul, other=other, weights=self.parameter_bytes(), state=state)
 
     def _inner_flops(self) -> tuple[int, int]:
-        """Matrix-product and other FLOPs of one token in one head: forward, gradient, update and dual form.
+        """Matrix-product and other FLOPs of one token in one head: the dual form over whole tiles of C tokens.
+
+        A step costs the mean over a cycle of C steps, which is the same: the gradient of one token, one query row against C
+        pairs (slots not yet filled count, shapes being static), and, in the last step of the cycle, the update from C pairs.
+        The bias after a mini-batch is the last row of the answer's moved bias: no work of its own.
 
         Of an inner layer I x O: K W, Q W, the update X'D and, above the first, D W'; with C tokens each, Q X', (..) D and
-        tril(eta) D. The step phase is counted as the dual form too (its products of one row with C pairs are the same).
+        tril(eta) D.
         """
         matmul = other = 0
         c, f = self.mini_batch, self.head_dim
         for n, weight in enumerate(self.inner_weights):
             _, i, o = weight.shape
             matmul += 2 * i * o * (4 if n else 3) + 2 * c * (i + 2 * o)
-            # bias of K W; eta * tril; two sums of the answer; gate * X, gate * D, its sum, W and b moved once in C tokens
-            other += o + c + 2 * o + i + 2 * o + (i * o + o) // c
+            # bias of K W; eta * Q X'; three sums of the answer; gate * X, and W moved once in C tokens
+            other += o + c + 3 * o + i + i * o // c
             other += (2 * cost.GELU + cost.GELU_GRADIENT + 1) * i if n else 0
-        # target V - K; gradient of LN and loss; LN of the answer and its residual; eta = tau rho
-        other += f + (14 * f + 2) + (cost.layer_norm(f) + f) + c
+        # target V - K and gradient of LN and loss; LN of the answer and its residual; eta = tau rho
+        other += f + cost.norm_l2_gradient(f) + cost.layer_norm(f) + f + c
         return matmul, other

@@ -1,0 +1,1 @@
+"""The harness: from a command to rows, from rows to figures."""

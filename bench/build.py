@@ -1,0 +1,115 @@
+"""From a typed configuration to models: instantiation, matching of sizes, the plan of a training."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from hydra.utils import instantiate
+
+from bench.budget import BudgetError, Plan, plan, solve_linear
+from bench.config import ModelConfig, RunConfig, SizeConfig
+from models.lm import LM
+from models.mixer import Size
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def size_of(size: SizeConfig, model: ModelConfig) -> Size:
+    """The size with the model's own number of layers."""
+    return Size(size.width, size.layers * model.layers_factor, size.heads, size.ffn)
+
+
+def build_lm(model: ModelConfig, size: Size, vocab: int) -> LM:
+    """A language model with random weights, in float32 on torch's current default device."""
+    return LM(vocab, size, [instantiate(branch) for branch in model.layer])
+
+
+def sketch_lm(model: ModelConfig, size: Size, vocab: int) -> LM:
+    """The model without memory, for counting: on ``meta``."""
+    with torch.device("meta"):
+        return build_lm(model, size, vocab)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run with its sizes settled: ``size`` is matched to the reference where that was asked for."""
+
+    run: RunConfig
+    size: Size
+
+    @cached_property
+    def sketch(self) -> LM:
+        """The model on ``meta``."""
+        return sketch_lm(self.run.model, self.size, self.run.data.vocab)
+
+    def train_flops(self, tokens: int) -> int:
+        """Training FLOPs of one sequence."""
+        return _train_flops(self.run, self.sketch)(tokens)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """How the budget is spent.
+
+        Raises:
+            BudgetError: it cannot be met within match.tolerance.
+        """
+        made = self.unchecked_plan
+        made.check(self.run.match.tolerance)
+        return made
+
+    @cached_property
+    def unchecked_plan(self) -> Plan:
+        """The same, whatever its mismatch: what a fairness card shows."""
+        run, context = self.run, self.run.optim.train_context
+        tokens, target = _reference_amounts(run)
+        by_flops = run.match.method == "budget"
+        return plan(
+            self.train_flops,
+            target_flops=target,
+            tokens=None if by_flops else tokens,
+            batch_tokens=run.optim.batch_tokens,
+            context=context,
+            is_matched=run.match.method != "tokens",
+        )
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters; tied ones count once."""
+        return sum(p.numel() for p in self.sketch.parameters())
+
+
+def prepare(run: RunConfig) -> Prepared:
+    """Settles the model's size: as configured, or matched to the reference's training FLOPs per token (ffn, depth)."""
+    size = size_of(run.size, run.model)
+    if run.match.method not in ("ffn", "depth"):
+        return Prepared(run, size)
+    key = {"ffn": "ffn", "depth": "layers"}[run.match.method]
+    context = run.optim.train_context
+
+    def flops(value: int) -> int:
+        sized = sketch_lm(run.model, replace(size, **{key: value}), run.data.vocab)
+        return _train_flops(run, sized)(context)
+
+    multiple = run.match.multiple if key == "ffn" else 1
+    target = _reference_flops(run)(context)
+    if flops(2 * multiple) == flops(multiple):
+        raise BudgetError(f"match=ffn cannot size '{run.model.name}': it has no feed-forward layer; use match=depth or match=budget")
+    return Prepared(run, replace(size, **{key: solve_linear(flops, target, multiple)}))
+
+
+def _train_flops(run: RunConfig, sketch: LM) -> Callable[[int], int]:
+    return lambda tokens: sketch.cost("train", tokens, run.match.convention).flops
+
+
+def _reference_flops(run: RunConfig) -> Callable[[int], int]:
+    reference = run.match.reference
+    return _train_flops(run, sketch_lm(reference.model, size_of(reference.size, reference.model), run.data.vocab))
+
+
+def _reference_amounts(run: RunConfig) -> tuple[float, float]:
+    """Tokens that the reference model sees under the budget, and the FLOPs that it spends on them."""
+    context = run.optim.train_context
+    per_token = _reference_flops(run)(context) / context
+    flops = run.budget.flops if run.budget.flops is not None else run.budget.tokens * per_token
+    return flops / per_token, flops

@@ -1,0 +1,220 @@
+"""The one place where configuration is parsed: conf/ and overrides to a typed ``RunConfig``. No torch here.
+
+``DictConfig`` does not leave this file. Mixers and measurements stay plain dictionaries (``_target_`` and options) until
+bench/build.py makes them, so that composing, planning and drawing need no torch.
+"""
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.results import ROOT, hash_of
+
+CONF = ROOT / "conf"
+
+
+class ConfigError(ValueError):
+    """A configuration that is not possible."""
+
+
+@dataclass(kw_only=True)
+class SizeConfig:
+    """conf/size: width D, layers, heads H, feed-forward width."""
+
+    name: str = MISSING
+    width: int = MISSING
+    layers: int = MISSING
+    heads: int = MISSING
+    ffn: int = MISSING
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """conf/model: a layer is a list of residual branches, made ``layers_factor`` times for each layer of the size."""
+
+    name: str = MISSING
+    backbone: str = MISSING
+    mini_batch: int = 0
+    impl: str = "reference"
+    layers_factor: int = 1
+    layer: list[Any] = MISSING
+
+
+@dataclass(kw_only=True)
+class ReferenceConfig:
+    """The model that per-token matching aims at, and that a budget given in tokens is counted with."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    size: SizeConfig = field(default_factory=SizeConfig)
+
+
+@dataclass(kw_only=True)
+class MatchConfig:
+    """conf/match: what is held equal between models.
+
+    method: budget (total training FLOPs, by steps) | ffn | depth (FLOPs per token, by size) | tokens (FLOPs not matched).
+    convention: causal | full, how attention is counted. tolerance: largest relative mismatch of realised FLOPs.
+    """
+
+    method: str = MISSING
+    convention: str = "causal"
+    tolerance: float = 0.005
+    multiple: int = 16
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+
+
+@dataclass(kw_only=True)
+class BudgetConfig:
+    """conf/budget: total training FLOPs, or the tokens that the reference model sees; one of the two."""
+
+    name: str = MISSING
+    flops: float | None = None
+    tokens: int | None = None
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """conf/data: a folder of documents (or the name of an embedded corpus), split by file."""
+
+    name: str = MISSING
+    path: str = MISSING
+    train: list[str] = MISSING
+    heldout: list[str] = MISSING
+    tokenizer: str = "bytes"
+    vocab: int = MISSING
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    """conf/optim: AdamW, linear warm-up and cosine decay; ``lr_source`` says how the learning rate was chosen."""
+
+    name: str = MISSING
+    lr: float = MISSING
+    lr_source: str = MISSING
+    final_lr: float = 1e-5
+    warmup: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    batch_tokens: int = MISSING
+    train_context: int = MISSING
+
+
+@dataclass(kw_only=True)
+class DeviceConfig:
+    """conf/device: where it runs. ``flop_rate``: FLOP/s assumed by the planner where no run tells."""
+
+    name: str = MISSING
+    type: str = MISSING
+    dtype: str = "float32"
+    threads: int = 1
+    workers: int = 1
+    flop_rate: float = MISSING
+
+
+@dataclass(kw_only=True)
+class ExperimentConfig:
+    """conf/experiment: what is measured.
+
+    trained: needs the trained model. timing: measures time, so it runs alone and its identity covers device and versions.
+    """
+
+    name: str = MISSING
+    trained: bool = False
+    timing: bool = False
+    measure: Any = MISSING
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """Everything that makes one run. ``results`` and ``refresh`` do not belong to its identity."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    size: SizeConfig = field(default_factory=SizeConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    seed: int = 0
+    results: str = "results/runs"
+    refresh: str = "none"
+
+
+VOLATILE = ("results", "refresh")
+
+
+def register() -> None:
+    """Puts the schema into Hydra's store, where conf/config.yaml finds it."""
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+
+
+def parse(config: DictConfig) -> RunConfig:
+    """A composed configuration as typed values.
+
+    Raises:
+        ConfigError: the budget names both FLOPs and tokens or neither, or a word is not one of those possible.
+    """
+    run = OmegaConf.to_object(config)
+    assert isinstance(run, RunConfig)
+    if (run.budget.flops is None) == (run.budget.tokens is None):
+        raise ConfigError(f"budget '{run.budget.name}' must give either flops or tokens: set budget.flops=… or budget.tokens=…")
+    _one_of("match.method", run.match.method, ("budget", "ffn", "depth", "tokens"))
+    _one_of("match.convention", run.match.convention, ("causal", "full"))
+    _one_of("refresh", run.refresh, ("none", "stale", "all"))
+    _one_of("device.dtype", run.device.dtype, ("float32", "bfloat16", "float64"))
+    return run
+
+
+def _one_of(key: str, value: str, possible: Sequence[str]) -> None:
+    if value not in possible:
+        raise ConfigError(f"{key}={value} is not possible; choose from: {', '.join(possible)}")
+
+
+def compose_run(overrides: Iterable[str]) -> RunConfig:
+    """The run that ``python -m bench OVERRIDES`` would make.
+
+    Raises:
+        ConfigError: a choice or a value is not possible; the message says what is.
+    """
+    register()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return parse(compose("config", list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+
+
+def explain(error: Exception) -> str:
+    """What Hydra says of a wrong choice or value, without its search path."""
+    parts = [str(error).split("Config search path")[0].strip()]
+    if error.__cause__ is not None:
+        parts.append(str(error.__cause__).strip())
+    return "\n".join(parts)
+
+
+def identity(run: RunConfig) -> dict[str, Any]:
+    """What the hash of a run covers."""
+    return {key: value for key, value in asdict(run).items() if key not in VOLATILE}
+
+
+def training(run: RunConfig) -> RunConfig:
+    """The run that trains the model which ``run`` measures."""
+    node = OmegaConf.load(CONF / "experiment" / "train.yaml")
+    options = OmegaConf.to_container(node)
+    return replace(deepcopy(run), experiment=ExperimentConfig(**options))
+
+
+def run_id(run: RunConfig, environment: dict[str, str]) -> str:
+    """{model}-{size}-{budget}-s{seed}-{hash}; ``environment`` (device, versions) counts where times are measured."""
+    digest = hash_of([identity(run), environment if run.experiment.timing else {}])
+    return f"{run.model.name}-{run.size.name}-{run.budget.name}-s{run.seed}-{digest}"

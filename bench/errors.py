@@ -1,0 +1,23 @@
+"""Errors that are the user's to mend: shown as one message that names the cure, without a traceback."""
+
+from bench.budget import BudgetError
+from bench.config import ConfigError
+from bench.data import DataError
+from bench.hardware import NoDevice
+from bench.results import Busy, CorruptResults
+from bench.train import CorruptCheckpoint, Diverged
+from kernels.op import MissingImplementation
+from models.mixer import SizeError
+
+EXPECTED = (
+    BudgetError,
+    Busy,
+    ConfigError,
+    CorruptCheckpoint,
+    CorruptResults,
+    DataError,
+    Diverged,
+    MissingImplementation,
+    NoDevice,
+    SizeError,
+)

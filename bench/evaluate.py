@@ -1,0 +1,45 @@
+"""Log-likelihoods of held-out windows, in float32 or wider, with logits never held whole."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+
+from bench.data.batches import Window
+from bench.data.corpus import Document
+from models.lm import LM
+
+# Tokens that go through a model at a time: bounds the memory of an evaluation.
+TOKENS_AT_ONCE = 131_072
+
+
+@torch.no_grad()
+def window_nll(lm: LM, windows: Sequence[Window], context: int | None = None, targets: int | None = None) -> Iterator[np.ndarray]:
+    """Per window, the nll (nat, float32) of its last ``targets`` tokens (default: all but the first), one after another.
+
+    The model starts ``context`` tokens before the first target (default: at the window's start).
+    """
+    for _, same in groupby(windows, key=lambda window: len(window.tokens)):
+        alike = list(same)
+        length = len(alike[0].tokens)
+        scored = length - 1 if targets is None else targets
+        first = 0 if context is None else length - scored - context
+        rows = max(1, TOKENS_AT_ONCE // (length - first))
+        for start in range(0, len(alike), rows):
+            held = np.stack([window.tokens[first:] for window in alike[start : start + rows]]).astype(np.int64)
+            tokens = torch.from_numpy(held).to(lm.embedding.weight.device)
+            yield from lm.nll(tokens[:, :-1], tokens[:, -scored:]).cpu().numpy()
+
+
+def clusters(windows: Sequence[Window], documents: Sequence[Document]) -> str:
+    """How many consecutive windows belong to which document: ``persuasion:911,northangerabbey:870``."""
+    runs = groupby(windows, key=lambda window: window.document)
+    return ",".join(f"{documents[number].name}:{len(list(same))}" for number, same in runs)
+
+
+def bits_per_byte(nll: float, documents: Sequence[Document]) -> float:
+    """From nat per token, by the tokens and bytes of these documents."""
+    tokens, n_bytes = (sum(counts) for counts in zip(*((len(d.tokens), d.n_bytes) for d in documents), strict=True))
+    return nll / math.log(2) * tokens / n_bytes

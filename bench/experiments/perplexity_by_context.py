@@ -1,0 +1,40 @@
+"""Perplexity at context c: the same targets, with the model started c tokens before the first of them (paper, figure 2 right)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.build import Prepared
+from bench.data.batches import context_windows
+from bench.evaluate import bits_per_byte, clusters, window_nll
+from bench.lab import Lab
+from bench.results import Row
+
+
+@dataclass(frozen=True)
+class PerplexityByContext:
+    """``windows_per_document`` non-overlapping windows of max(contexts) + targets tokens; null takes all that fit."""
+
+    contexts: Sequence[int]
+    targets: int = 1024
+    windows_per_document: int | None = None
+
+    def flops(self, prepared: Prepared) -> float:
+        """Forward FLOPs of all windows at all contexts."""
+        windows = (self.windows_per_document or 1) * len(prepared.run.data.heldout)
+        return windows * sum(prepared.train_flops(context + self.targets) for context in self.contexts) / 3
+
+    def measure(self, lab: Lab) -> Iterator[Row]:
+        """nll and bits per byte at every context; samples are means of windows, which have equally many targets."""
+        documents = lab.documents("heldout")
+        windows = context_windows(documents, max(self.contexts), self.targets, self.windows_per_document)
+        lm = lab.trained_lm()
+        for context in lab.remaining("nll", "context", self.contexts):
+            losses = np.stack(list(window_nll(lm, windows, context, self.targets)))
+            means = losses.mean(axis=1, dtype="float64")
+            at = {"split": "heldout", "context": context, "n_targets": losses.size, "clusters": clusters(windows, documents)}
+            if not lab.recorder.has("bits_per_byte", context=context):
+                yield lab.row("bits_per_byte", bits_per_byte(float(means.mean()), documents), "bit/byte", **at)
+            yield lab.row("nll", float(means.mean()), "nat/token", means.tolist(), **at)
+            lab.progress(sum(c for c in self.contexts if c <= context) / sum(self.contexts))

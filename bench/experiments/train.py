@@ -1,0 +1,86 @@
+"""Perplexity after training under the budget, and what the fairness card says of it (paper, figures 10 and 11)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.build import Prepared
+from bench.data.batches import TrainBatches, heldout_windows
+from bench.evaluate import bits_per_byte, clusters, window_nll
+from bench.lab import Lab
+from bench.results import Row
+from bench.train import Curve, load, save, train
+from models.mixer import state_bytes
+
+
+@dataclass(frozen=True)
+class Train:
+    """Trains, then scores every held-out token once, in windows of the training context.
+
+    curve_points: rows of the training curve at most. evaluate_share: the progress at which scoring begins.
+    """
+
+    curve_points: int = 50
+    evaluate_share: float = 0.85
+
+    def flops(self, prepared: Prepared) -> float:
+        """Training FLOPs of the plan; scoring the held-out documents is not counted."""
+        return prepared.unchecked_plan.flops
+
+    def measure(self, lab: Lab) -> Iterator[Row]:
+        """Rows of the card, the curve and the held-out log-likelihood."""
+        yield from (row for row in card(lab) if not lab.recorder.has(row.metric))
+        curve = self._trained(lab)
+        if not lab.recorder.has("train_nll", tokens=curve[-1][0]):
+            stride = max(1, len(curve) // self.curve_points)
+            for tokens, loss in curve[:-1:stride]:
+                if not lab.recorder.has("train_nll", tokens=tokens):
+                    yield lab.row("train_nll", loss, "nat/token", split="train", tokens=tokens)
+            yield lab.row("train_nll", curve[-1][1], "nat/token", split="train", tokens=curve[-1][0])
+        yield from self._heldout(lab)
+
+    def _trained(self, lab: Lab) -> Curve:
+        if lab.weights.exists():
+            return [(tokens, loss) for tokens, loss in load(lab.weights)["curve"]]
+        lm, run = lab.new_lm(), lab.run
+        batches = TrainBatches(lab.documents("train"), run.optim.train_context, run.seed)
+        checkpoint = lab.recorder.folder / "checkpoint.pt"
+        plan = lab.prepared.plan
+        curve = train(lm, plan, batches, run.optim, checkpoint, progress=lambda done: lab.progress(self.evaluate_share * done))
+        save({"model": lm.state_dict(), "curve": curve}, lab.weights)
+        checkpoint.unlink(missing_ok=True)
+        return curve
+
+    def _heldout(self, lab: Lab) -> Iterator[Row]:
+        context, documents = lab.run.optim.train_context, lab.documents("heldout")
+        windows = heldout_windows(documents, context)
+        losses = list(window_nll(lab.trained_lm(), windows))
+        counts = [len(loss) for loss in losses]
+        mean = sum(float(loss.sum(dtype="float64")) for loss in losses) / sum(counts)
+        at = {"split": "heldout", "context": context, "n_targets": sum(counts), "clusters": clusters(windows, documents)}
+        for row in (
+            lab.row("targets", sum(counts), "token", counts, **at),
+            lab.row("bits_per_byte", bits_per_byte(mean, documents), "bit/byte", **at),
+            lab.row("nll", mean, "nat/token", [float(loss.mean(dtype="float64")) for loss in losses], **at),
+        ):
+            if not lab.recorder.has(row.metric, split="heldout"):
+                yield row
+
+
+def card(lab: Lab) -> Iterator[Row]:
+    """The fairness card: what was held equal, what was not, and what is left of the difference."""
+    run, prepared, plan = lab.run, lab.prepared, lab.prepared.unchecked_plan
+    context = run.optim.train_context
+    total = prepared.sketch.cost("train", context, run.match.convention).flops
+    head = prepared.sketch.head_cost("train", context).flops
+    for metric, value, unit in (
+        ("parameters", prepared.parameters, "1"),
+        ("flops_per_token", plan.flops_per_token, "FLOP/token"),
+        ("tokens", plan.tokens, "token"),
+        ("steps", plan.steps, "1"),
+        ("learning_rate", run.optim.lr, "1"),
+        ("state", state_bytes(prepared.sketch.init_state(1, context)), "byte"),
+        ("head_share", head / total, "1"),
+        ("train_flops", plan.flops, "FLOP"),
+        ("mismatch", plan.mismatch, "1"),
+    ):
+        yield lab.row(metric, value, unit, context=context)

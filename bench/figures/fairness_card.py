@@ -1,0 +1,147 @@
+"""The fairness card: what each model was given and what it cost, as a figure and as text."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bench.figures import footer, panels
+from bench.figures.data import Data
+from bench.figures.frame import groups
+from bench.figures.lines import APART, lines
+from bench.figures.page import MARGIN_IN, TEXT_ROW_IN, WIDTH_IN, Layout, Page
+from bench.figures.style import INK, QUIET, digits, styled, width_in
+
+EXPERIMENTS = ("train",)
+METRICS = (
+    *("parameters", "flops_per_token", "tokens", "steps", "learning_rate", "state", "head_share", "train_flops", "mismatch"),
+)
+COLUMNS = (
+    "model",
+    "budget",
+    "parameters",
+    "FLOP/token",
+    "tokens",
+    "steps",
+    "lr",
+    "state (B)",
+    "head",
+    "total FLOP",
+    "mismatch",
+)
+LEFT_ALIGNED, GAP_IN = 2, 0.12
+WHAT = {"budget": "Total training FLOPs", "ffn": "FLOPs per token", "depth": "FLOPs per token"}
+
+
+def rows(data: Data) -> pd.DataFrame:
+    """The card's numbers of every training run."""
+    return data.select("train", METRICS)
+
+
+@styled
+def draw(data: Data) -> Figure:
+    """The card as a table."""
+    table = rows(data)
+    if table.empty:
+        page = Page("Fairness card")
+        panels.say_empty(page, "python -m bench experiment=train")
+        return page.finish([], [], footer.alarms(data, table, EXPERIMENTS), [])
+    cells, notes = _cells(table)
+    wide = MARGIN_IN + sum(_widths_in(cells)) + GAP_IN * len(COLUMNS)
+    page = Page(
+        "Fairness card", Layout(height_in=1.6 * TEXT_ROW_IN * (len(cells) + 1), width_in=max(WIDTH_IN, wide), axis_in=0.1)
+    )
+    (ax,) = page.axes
+    ax.set_axis_off()
+    _write(page, cells)
+    matched, unmatched = _verdicts(table)
+    captions = [
+        *matched,
+        *notes,
+        "state: of one sequence at the training context; head: the output head's share of FLOPs per token.",
+        *footer.published(table, "marked in the first column"),
+    ]
+    return page.finish([], captions, [*unmatched, *footer.alarms(data, table, EXPERIMENTS)], footer.facts(table))
+
+
+def card_text(data: Data) -> str:
+    """The card as aligned plain text."""
+    table = rows(data)
+    if table.empty:
+        return "\n".join(["no rows yet: python -m bench experiment=train", *footer.alarms(data, table, EXPERIMENTS)])
+    cells, notes = _cells(table)
+    widths = [max(len(row[column]) for row in [COLUMNS, *cells]) for column in range(len(COLUMNS))]
+    body = [
+        "  ".join(_padded(text, width, column) for column, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in [COLUMNS, *cells]
+    ]
+    matched, unmatched = _verdicts(table)
+    return "\n".join([*body, *matched, *unmatched, *notes, *footer.alarms(data, table, EXPERIMENTS), *footer.facts(table)])
+
+
+def _padded(text: str, width: int, column: int) -> str:
+    return text.ljust(width) if column < LEFT_ALIGNED else text.rjust(width)
+
+
+def _cells(table: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
+    """One row per model and budget, ordered by budget, then model; and the notes that explain the learning rates."""
+    sources = sorted(set(table.lr_source))
+    letters = {source: f" {chr(ord('a') + i)}" if len(sources) > 1 else "" for i, source in enumerate(sources)}
+    found = []
+    apart = [name for name in APART if name != "budget_flops"]
+    for line in lines(table, apart):
+        for budget_flops, part in groups(line.rows, "budget_flops"):
+            found.append((budget_flops, line.look.order, _row(line.look.label, part, letters)))
+    notes = [f"learning rate{letter}: {source}." for source, letter in letters.items()]
+    return [cells for _, _, cells in sorted(found, key=lambda one: one[:2])], [*notes, f"{footer.seeds(table).split(' (')[0]}."]
+
+
+def _row(label: str, part: pd.DataFrame, letters: dict[str, str]) -> list[str]:
+    values = {metric: same.value.mean() for metric, same in groups(part, "metric")}
+    texts = {metric: _written(metric, values[metric]) if metric in values else "–" for metric in METRICS}
+    texts["learning_rate"] += letters[part.lr_source.iloc[0]]
+    return [label, str(part.budget.iloc[0]), *(texts[name] for name in METRICS)]
+
+
+def _written(metric: str, value: float) -> str:
+    """With thousands' commas, as a share, or with four digits."""
+    if metric in ("head_share", "mismatch"):
+        return f"{value:+.2%}" if metric == "mismatch" else f"{value:.1%}"
+    return digits(value, 4) if metric in ("flops_per_token", "train_flops", "learning_rate") else f"{value:,.0f}"
+
+
+def _verdicts(table: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """For each way of matching whether FLOPs are matched: the sentences that say yes, and those that say no."""
+    matched, unmatched = [], []
+    for (method, convention), part in groups(table, ["match", "convention"]):
+        where = f"match={method}, attention counted {convention}"
+        mismatch = part[part.metric == "mismatch"]
+        worst, tolerance = mismatch.value.abs().max(), part.tolerance.min()
+        if method == "tokens":
+            unmatched.append(f"FLOPs are NOT matched ({where}): models saw the same tokens.")
+        elif mismatch.empty or not (mismatch.value.abs() <= mismatch.tolerance).all():
+            unmatched.append(f"FLOPs are NOT matched ({where}): largest mismatch {worst:.2%}, tolerance {tolerance:.2%}.")
+        else:
+            matched.append(f"{WHAT[method]} matched within {worst:.2%} (tolerance {tolerance:.2%}; {where}).")
+    return matched, unmatched
+
+
+def _widths_in(cells: list[list[str]]) -> list[float]:
+    """Width of each column's longest text, inches."""
+    heads = [width_in(text, weight="bold") for text in COLUMNS]
+    return [max([head, *(width_in(row[column]) for row in cells)]) for column, head in enumerate(heads)]
+
+
+def _write(page: Page, cells: list[list[str]]) -> None:
+    """The table's texts, in inches from where the captions begin, with rules below the head and between budgets."""
+    (ax,) = page.axes
+    widths, span = _widths_in(cells), page.panel_width_in(ax) + MARGIN_IN
+    ax.set_xlim(MARGIN_IN, span)
+    ax.set_ylim(len(cells) + 1, 0)
+    gap = (span - sum(widths)) / (len(COLUMNS) - 1)
+    for line, row in enumerate([list(COLUMNS), *cells]):
+        left = 0.0
+        for column, text in enumerate(row):
+            x, align = (left, "left") if column < LEFT_ALIGNED else (left + widths[column], "right")
+            ax.text(x, line + 0.5, text, ha=align, va="center", weight="normal" if line else "bold")
+            left += widths[column] + gap
+        if line == 0 or (line < len(cells) and row[1] != cells[line][1]):
+            ax.plot([0, span], [line + 1] * 2, color=QUIET if line else INK, linewidth=0.4 if line else 0.8, clip_on=False)

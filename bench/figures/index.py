@@ -1,0 +1,107 @@
+"""Draws every figure of a tier and writes what they were made of: files, contact sheet, index.json."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bench.figures import (
+    decode_latency,
+    fairness_card,
+    inner_loss,
+    perplexity_by_context,
+    perplexity_by_position,
+    perplexity_vs_flops,
+    prefill_latency,
+    state_vs_context,
+)
+from bench.figures.data import Data
+from bench.figures.paper import CONTENT, DRAWN_BY, LIKE, PAPER_TIERS
+from bench.figures.sheet import contact_sheet
+from bench.figures.style import save
+from bench.results import Run, write_atomic
+
+
+class Module(Protocol):
+    """What a figure's file offers."""
+
+    EXPERIMENTS: tuple[str, ...]
+
+    def rows(self, data: Data) -> pd.DataFrame:
+        """The rows that the figure is drawn from."""
+
+    def draw(self, data: Data) -> Figure:
+        """The figure."""
+
+
+FIGURES: Mapping[str, Module] = {
+    module.__name__.rsplit(".", 1)[-1]: cast("Module", module)
+    for module in (
+        *(perplexity_vs_flops, perplexity_by_context, perplexity_by_position, prefill_latency),
+        *(decode_latency, state_vs_context, inner_loss, fairness_card),
+    )
+}
+
+
+def draw_all(
+    runs: Sequence[Run],
+    out: Path,
+    tier: str,
+    expected_models: Sequence[str],
+    tiers_of_paper: Mapping[str, str] = PAPER_TIERS,
+) -> int:
+    """Writes the eight figures (.png, .pdf), contact_sheet.png and index.json to ``out``.
+
+    expected_models: names as in conf/model. tiers_of_paper: figure of the paper → tier that makes it.
+    1, and a line on stderr for each, where a figure misses an expected model (inner_loss: a TTT model); else 0.
+    """
+    data = Data(tuple(runs), tuple(expected_models), tier)
+    out.mkdir(parents=True, exist_ok=True)
+    ours = {name: _entry(name, data, save(module.draw(data), out, name), tiers_of_paper) for name, module in FIGURES.items()}
+    contact_sheet([out / f"{name}.png" for name in FIGURES], out / "contact_sheet.png")
+    paper = {number: _paper_entry(number, made_by, tier, ours) for number, made_by in tiers_of_paper.items()}
+    index = {"tier": tier, "contact_sheet": "contact_sheet.png", "figures": ours, "paper": paper}
+    write_atomic(out / "index.json", json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+    incomplete = {name: entry["missing"] for name, entry in ours.items() if entry["missing"]}
+    for name, missing in incomplete.items():
+        print(f"{name}: no rows of {', '.join(missing)}", file=sys.stderr)
+    return 1 if incomplete else 0
+
+
+def _entry(name: str, data: Data, files: Sequence[str], tiers: Mapping[str, str]) -> dict[str, Any]:
+    """A figure's part of the index."""
+    rows = FIGURES[name].rows(data)
+    missing = data.missing(rows, inner_loss.expected_of(data) if name == "inner_loss" else None)
+    lines = sorted(row.to_json() for row in rows.row)
+    return {
+        "files": list(files),
+        "status": "no_rows" if rows.empty else "partial" if missing else "drawn",
+        "missing": missing,
+        "troubles": data.troubles(FIGURES[name].EXPERIMENTS),
+        "paper": list(LIKE[name]),
+        "analogue_of": [
+            number for number in LIKE[name] if not (tiers.get(number) == data.tier and name in DRAWN_BY.get(number, ()))
+        ],
+        "runs": sorted(set(rows.run_id)),
+        "rows": len(lines),
+        "rows_sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+        "sources": sorted(set(rows.sources)),
+        "sources_differ": rows.sources.nunique() > 1,
+        "published": bool(rows.published.astype(bool).any()),
+    }
+
+
+def _paper_entry(number: str, made_by: str, tier: str, ours: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A figure of the paper: drawn where this is the tier that makes it and every figure that shows it has its rows."""
+    by = [ours[name] for name in DRAWN_BY.get(number, ())] if tier == made_by else []
+    status = "no_rows"
+    if by and all(entry["status"] != "no_rows" for entry in by):
+        status = "drawn" if all(entry["status"] == "drawn" for entry in by) else "partial"
+    files = [file for entry in by for file in entry["files"]] if status != "no_rows" else []
+    analogues = [name for name, like in LIKE.items() if number in like]
+    return {"content": CONTENT[number], "status": status, "tier": made_by, "files": files, "analogues": analogues}

@@ -1,0 +1,41 @@
+"""Perplexity by position in a long held-out window: tokens further on have more context behind them."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bench.figures import footer, panels
+from bench.figures.data import Data
+from bench.figures.lines import lines, loss_curve
+from bench.figures.page import Layout, Page, legend_of
+from bench.figures.style import styled
+
+NAME = "perplexity_by_position"
+EXPERIMENTS = ("train", NAME)
+
+
+def rows(data: Data) -> pd.DataFrame:
+    """Losses by bucket of positions."""
+    return data.select(NAME, ["nll"])
+
+
+@styled
+def draw(data: Data) -> Figure:
+    """Perplexity over the upper edge of buckets that double."""
+    table, page = rows(data), Page("Perplexity by position", Layout(height_in=3.3))
+    (ax,) = page.axes
+    if table.empty:
+        panels.say_empty(page, f"python -m bench experiment={NAME}")
+        return page.finish([], [], footer.alarms(data, table, EXPERIMENTS), [])
+    drawn, trained = lines(table), panels.trained_to(table)
+    curves = [loss_curve(line, "position").map(np.exp) for line in drawn]
+    panels.token_axis(ax, table.position, "position in the window: upper edge of the bucket (tokens, 1k = 1,024)")
+    panels.mark_failures(page, ax, data.failures(NAME, "position"), "position")
+    panels.mark_training(page, ax, trained)
+    for one in curves:
+        panels.draw_curve(ax, one)
+    clipped = panels.clip(page, ax, curves, panels.trusted_top(curves, max(trained)))
+    ax.set_ylabel("perplexity per token")
+    caption = f"Each bucket reaches from half its edge to its edge, {footer.seeds(table)}. Bands: {footer.windows(curves, table.clusters)}."
+    captions = [caption, *([panels.CLIPPED] if clipped else []), *footer.published(table)]
+    return page.finish(legend_of(drawn), captions, footer.alarms(data, table, EXPERIMENTS), footer.facts(table))

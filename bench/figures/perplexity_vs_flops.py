@@ -1,0 +1,117 @@
+"""Perplexity after training against the training FLOPs that were realised, and the paired difference to the Transformer."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+
+from bench.figures import footer, panels
+from bench.figures.data import Data
+from bench.figures.frame import groups
+from bench.figures.lines import APART, Curve, Line, curve, lines, loss_curve, windows_of
+from bench.figures.page import Layout, Page, legend_of
+from bench.figures.style import INK, styled
+
+EXPERIMENTS = ("train",)
+REFERENCE = "transformer"
+# Points are compared where all of this agrees.
+SAME_TASK = ["size", "budget_flops", "match", "convention", "train_context", "data", "tokenizer", "published"]
+
+
+def rows(data: Data) -> pd.DataFrame:
+    """Held-out losses of trained models."""
+    return data.select("train", ["nll"], split="heldout")
+
+
+@styled
+def draw(data: Data) -> Figure:
+    """Left: perplexity, mean over seeds, with intervals. Right: nll minus the Transformer's on the same windows."""
+    table, page = rows(data), Page("Perplexity against training FLOPs", Layout((1.0, 0.9), gap_in=1.7))
+    left, right = page.axes
+    if table.empty:
+        panels.say_empty(page, "python -m bench experiment=train")
+        return page.finish([], [], footer.alarms(data, table, EXPERIMENTS), [])
+    drawn = lines(table, _apart(table))
+    curves = [loss_curve(line, "train_flops").map(np.exp) for line in drawn]
+    differences = [found for line in drawn if len((found := _difference(line, table)).x)]
+    for ax, each in ((left, curves), (right, differences)):
+        for one in each:
+            panels.draw_bars(ax, one)
+        _flops_axis(ax, table)
+    _dots(left, curves)
+    _perplexity_axis(left, table)
+    panels.mark_failures(page, left, data.failures("train", "train_flops"), "train_flops")
+    _difference_axis(right, bool(differences))
+    caption = (
+        f"Perplexity = exp(mean nll) of held-out text, {footer.seeds(table)}. Bars: {footer.windows(curves, table.clusters)}."
+    )
+    alarms = footer.alarms(data, table, EXPERIMENTS)
+    return page.finish(legend_of(drawn), [caption, *footer.published(table)], alarms, footer.facts(table))
+
+
+def _apart(table: pd.DataFrame) -> list[str]:
+    """A line runs over budgets; over sizes too, where each size has one budget, as in the paper."""
+    along = {"budget_flops"}
+    if table.groupby("size").budget_flops.nunique().max() == 1:
+        along.add("size")
+    return [name for name in APART if name not in along]
+
+
+def _difference(line: Line, table: pd.DataFrame) -> Curve:
+    """Paired differences of a line to the Transformer at the same budgets; no points where there is none to pair with."""
+    xs, intervals = [], []
+    reference = table[table.series == REFERENCE]
+    mine = line.rows if line.rows.series.iloc[0] != REFERENCE else line.rows.iloc[:0]
+    for x, part in groups(mine, "train_flops"):
+        theirs = reference.merge(part[SAME_TASK].drop_duplicates(), on=SAME_TASK)
+        if len(theirs) and theirs.train_flops.nunique() == 1 and (a := windows_of(part)).pairs_with(b := windows_of(theirs)):
+            xs.append(x)
+            intervals.append(a.interval(b))
+    return curve(line.look, xs, intervals)
+
+
+def _dots(ax: Axes, curves: list[Curve]) -> None:
+    for one in curves:
+        x, y = [dot[0] for dot in one.dots], [dot[1] for dot in one.dots]
+        ax.plot(x, y, linestyle="", marker=".", markersize=3.5, color=one.look.colour, alpha=0.75)
+
+
+def _flops_axis(ax: Axes, table: pd.DataFrame) -> None:
+    """A log axis with a tick at each budget, or at powers of ten where budgets are many."""
+    ax.set_xscale("log")
+    ax.set_xlim(table.train_flops.min() / 1.25, table.train_flops.max() * 1.25)
+    ax.set_xlabel("training FLOPs, realised")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    budgets = sorted(table.budget_flops.dropna().unique())
+    if 0 < len(budgets) <= 5:
+        ax.xaxis.set_major_locator(FixedLocator(budgets))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda flops, _: _scientific(flops)))
+
+
+def _scientific(flops: float) -> str:
+    digits, exponent = f"{flops:.3g}".split("e") if flops >= 1e3 else (f"{flops:g}", "0")
+    return rf"${digits}\times10^{{{int(exponent)}}}$"
+
+
+def _perplexity_axis(ax: Axes, table: pd.DataFrame) -> None:
+    """Log perplexity in plain numbers; on the right the same in bits per byte where a token is a byte."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(FixedLocator(MaxNLocator(6).tick_values(*ax.get_ylim())))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    ax.set_ylabel("perplexity per token (log)")
+    if set(table.tokenizer) == {"bytes"}:
+        bits = ax.secondary_yaxis("right", functions=(np.log2, np.exp2))
+        bits.yaxis.set_major_locator(FixedLocator(MaxNLocator(6).tick_values(*np.log2(ax.get_ylim()))))
+        bits.yaxis.set_minor_locator(NullLocator())
+        bits.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        bits.set_ylabel("bits per byte")
+
+
+def _difference_axis(ax: Axes, any_drawn: bool) -> None:
+    ax.axhline(0, color=INK, linewidth=1, zorder=1)
+    ax.set_ylabel("nll − nll of the Transformer (nat/token)\nbelow 0: better than the Transformer")
+    if not any_drawn:
+        ax.text(0.5, 0.5, "no Transformer on the same windows\nand budget to compare with", transform=ax.transAxes, ha="center")

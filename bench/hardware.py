@@ -1,0 +1,40 @@
+"""The machine: its name and the versions of what measures."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("torch", "triton", "numpy", "hydra-core", "mamba-ssm", "flash-attn", "fla-core")
+
+
+class NoDevice(RuntimeError):
+    """The device that was asked for is not here."""
+
+
+def device_name(type_: str) -> str:
+    """The accelerator's or the processor's own name.
+
+    Raises:
+        NoDevice: there is no such device here.
+    """
+    if type_ == "cuda":
+        if not torch.cuda.is_available():
+            raise NoDevice("device.type=cuda, but torch sees no CUDA GPU here; use device=cpu, or run it where there is one")
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of those packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,89 @@
+"""What an experiment may touch: its run, its models, its data, and the recorder of its rows."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from bench.build import DTYPES, Prepared, build_lm, prepare
+from bench.config import RunConfig
+from bench.data.corpus import Document, load_documents
+from bench.data.tokenizer import get_tokenizer
+from bench.results import Coordinate, Recorder, Row
+from bench.train import load
+from models.lm import LM
+
+
+@dataclass
+class Lab:
+    """One run at work. ``weights`` is where the trained model of this run lies or will lie."""
+
+    run: RunConfig
+    recorder: Recorder
+    weights: Path
+    progress: Callable[[float], None] = field(default=lambda fraction: None)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """Size and plan."""
+        return prepare(self.run)
+
+    @property
+    def device(self) -> torch.device:
+        """Where models and data are."""
+        return torch.device(self.run.device.type)
+
+    def new_lm(self) -> LM:
+        """The model with the random weights that the seed gives, made on the CPU: the same on every device."""
+        torch.manual_seed(self.run.seed)
+        return build_lm(self.run.model, self.prepared.size, self.run.data.vocab).to(self.device)
+
+    def timed_lm(self) -> LM:
+        """A model with random weights in the run's dtype, for measuring times."""
+        return self.new_lm().to(DTYPES[self.run.device.dtype]).eval()
+
+    def trained_lm(self) -> LM:
+        """The model as training left it."""
+        lm = self.new_lm()
+        lm.load_state_dict(load(self.weights)["model"])
+        return lm.eval()
+
+    def documents(self, split: str) -> list[Document]:
+        """Documents of a split: train or heldout."""
+        data = self.run.data
+        return load_documents(data.path, {"train": data.train, "heldout": data.heldout}[split], get_tokenizer(data.tokenizer))
+
+    @cached_property
+    def coordinates(self) -> dict[str, Coordinate]:
+        """What every row of the run says of where it stands."""
+        run, plan = self.run, self.prepared.unchecked_plan
+        return {
+            "model": run.model.name,
+            "backbone": run.model.backbone,
+            "size": run.size.name,
+            "params": self.prepared.parameters,
+            "mini_batch": run.model.mini_batch,
+            "impl": run.model.impl,
+            "exec": "eager",
+            "dtype": run.device.dtype,
+            "match": run.match.method,
+            "convention": run.match.convention,
+            "budget_flops": plan.target_flops,
+            "train_flops": plan.flops,
+            "tokens": plan.tokens,
+            "train_context": run.optim.train_context,
+            "data": run.data.name,
+            "tokenizer": run.data.tokenizer,
+            "seed": run.seed,
+        }
+
+    def row(self, metric: str, value: float, unit: str, samples: Sequence[float] = (), **at: Coordinate) -> Row:
+        """A row of this run."""
+        return Row(metric=metric, value=value, unit=unit, at={**self.coordinates, **at}, samples=tuple(samples))
+
+    def remaining(self, metric: str, key: str, values: Iterable[int]) -> list[int]:
+        """Those of ``values`` at which an interrupted attempt has not left a row; tells the progress so far."""
+        wanted = list(values)
+        return [value for value in wanted if not self.recorder.has(metric, **{key: value})]

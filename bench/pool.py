@@ -1,0 +1,153 @@
+"""Worker processes for a tier: each runs one cell at a time, a death is noticed, timing cells run alone.
+
+Workers end with their parent, kill -9 of it included, so that a restart finds no cell held.
+"""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from bench.config import RunConfig
+
+PROGRESS_EVERY_S = 0.5
+GOOD = ("done",)
+
+
+@dataclass(frozen=True)
+class Message:
+    """What is known of a cell: that it began or how much is done (``status`` empty), or how it ended, and why."""
+
+    cell: int
+    fraction: float = 0.0
+    status: str = ""
+    cause: str = ""
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    cell: int | None = None
+
+
+@dataclass
+class Pool:
+    """Runs ``cells`` in their order on ``workers`` processes.
+
+    ``needs[i]`` is the cell that must be done before cell i begins; where it fails, cell i ends as "blocked".
+    """
+
+    cells: Sequence[RunConfig]
+    needs: Sequence[int | None]
+    workers: int
+
+    def run(self) -> Iterator[Message]:
+        """What happens, as it happens, until every cell has ended."""
+        self._waiting, self._ended = list(range(len(self.cells))), dict[int, str]()
+        self._crew: list[_Worker] = []
+        try:
+            while len(self._ended) < len(self.cells):
+                for message in self._begin():
+                    yield self._noted(message)
+                busy = {worker.pipe: worker for worker in self._crew if worker.cell is not None}
+                for pipe in wait(list(busy)):
+                    yield self._noted(self._receive(busy[pipe]))  # type: ignore[index]
+        finally:
+            for worker in self._crew:
+                worker.process.terminate()
+                worker.process.join()
+
+    def _noted(self, message: Message) -> Message:
+        if message.status:
+            self._ended[message.cell] = message.status
+        return message
+
+    def _begin(self) -> list[Message]:
+        """Gives work to idle workers; also returns the cells that never can begin."""
+        blocked = [c for c in self._waiting if self._ended.get(self._need(c), "done") not in GOOD]
+        self._waiting = [c for c in self._waiting if c not in blocked]
+        begun = []
+        while (cell := self._next()) is not None:
+            worker = self._idle()
+            self._waiting.remove(cell)
+            worker.cell = cell
+            worker.pipe.send((cell, self.cells[cell]))
+            begun.append(Message(cell))
+        return begun + [Message(c, status="blocked", cause="its training did not succeed") for c in blocked]
+
+    def _need(self, cell: int) -> int:
+        need = self.needs[cell]
+        return -1 if need is None else need
+
+    def _next(self) -> int | None:
+        at_work = [worker.cell for worker in self._crew if worker.cell is not None]
+        if len(at_work) >= self.workers or any(self.cells[c].experiment.timing for c in at_work):
+            return None
+        ready = [c for c in self._waiting if self._need(c) == -1 or self._need(c) in self._ended]
+        quick = [c for c in ready if not self.cells[c].experiment.timing]
+        if quick:
+            return quick[0]
+        alone = not at_work and len(ready) == len(self._waiting)
+        return ready[0] if ready and alone else None
+
+    def _idle(self) -> _Worker:
+        idle = [worker for worker in self._crew if worker.cell is None]
+        return idle[0] if idle else self._hire()
+
+    def _hire(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()
+        worker = _Worker(process, ours)
+        self._crew.append(worker)
+        return worker
+
+    def _receive(self, worker: _Worker) -> Message:
+        assert worker.cell is not None
+        cell = worker.cell
+        try:
+            message: Message = worker.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.join()
+            self._crew.remove(worker)
+            code = worker.process.exitcode
+            return Message(cell, status="killed", cause=f"its process ended with exit code {code} (-9: killed, by hand or for memory)")
+        if message.status:
+            worker.cell = None
+        return message
+
+
+def _work(pipe: Connection) -> None:
+    """A worker's life: cells come through the pipe, messages go back."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    from bench.run import execute  # torch: imported once a worker
+
+    while True:
+        cell, run = pipe.recv()
+        told = 0.0
+
+        def progress(fraction: float, cell: int = cell) -> None:
+            nonlocal told
+            if time.monotonic() - told > PROGRESS_EVERY_S:
+                told = time.monotonic()
+                pipe.send(Message(cell, fraction))
+
+        try:
+            manifest = execute(run, progress).manifest
+            pipe.send(Message(cell, 1.0, manifest.status, manifest.cause))
+        except Exception as error:  # whatever it was, its status is recorded and the other cells go on
+            pipe.send(Message(cell, status="failed", cause=f"{type(error).__name__}: {error}"))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,269 @@
+"""Rows and the folders that hold them: the only writer of results/. No torch here.
+
+    results/runs/<experiment>/<run_id>/{config.yaml, run.json, rows.jsonl}
+
+A run is identified by the hash of what produced it. It is done when run.json says so; everything else may be resumed.
+results/README.md is the schema.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = ROOT / "results" / "published"
+FAILURES = ("failed", "oom", "diverged", "killed")
+
+Coordinate = int | float | str
+
+
+class CorruptResults(ValueError):
+    """A results folder does not hold what it claims."""
+
+
+class Busy(RuntimeError):
+    """Another process is at work on the same run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measured number: ``value`` in ``unit`` at coordinates ``at``, with every raw sample behind it."""
+
+    metric: str
+    value: float
+    unit: str
+    at: Mapping[str, Coordinate]
+    samples: tuple[float, ...] = ()
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, line: str) -> "Row":
+        """The inverse of ``to_json``."""
+        fields = json.loads(line)
+        return cls(**{**fields, "samples": tuple(fields["samples"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """run.json: what produced a run, when, and how it ended.
+
+    ``config_hash`` names the configuration; ``run_id`` also covers the device and versions where times are measured.
+    ``sources`` is the hash of the code; ``attempts`` counts the times the run was begun; ``seconds`` adds them all up;
+    ``flops`` is what the planner counts for it.
+    """
+
+    run_id: str
+    experiment: str
+    config_hash: str
+    git_sha: str
+    dirty: bool
+    sources: str
+    versions: Mapping[str, str]
+    device: str
+    seed: int
+    started: str
+    seconds: float = 0.0
+    flops: float = 0.0
+    status: str = "running"
+    attempts: int = 1
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run read back: its manifest, its resolved configuration and its rows."""
+
+    manifest: Manifest
+    config: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    folder: Path
+    published: bool
+
+
+@dataclass
+class Recorder:
+    """The open folder of one run, locked; made by ``open_run``."""
+
+    folder: Path
+    manifest: Manifest
+    rows: list[Row] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    def write(self, row: Row) -> None:
+        """Appends a row, on disk when this returns."""
+        with (self.folder / "rows.jsonl").open("a") as file:
+            file.write(row.to_json() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows.append(row)
+
+    def has(self, metric: str, **at: Coordinate) -> bool:
+        """Whether a row of this metric at these coordinates is there already (of an interrupted attempt, say)."""
+        return any(r.metric == metric and all(r.at.get(k) == v for k, v in at.items()) for r in self.rows)
+
+    def finish(self, status: str, cause: str = "") -> None:
+        """Sets the final status, in one atomic replacement of run.json."""
+        seconds = self.manifest.seconds + time.monotonic() - self.began
+        self.manifest = replace(self.manifest, status=status, cause=cause, seconds=round(seconds, 3))
+        write_manifest(self.folder, self.manifest)
+
+
+@contextmanager
+def open_run(root: Path, manifest: Manifest, config: Mapping[str, Any]) -> Iterator[Recorder]:
+    """Locks the run's folder and opens it for writing, or goes on where an interrupted attempt of the same code stopped.
+
+    The lock dies with the process, kill -9 included. What other code left unfinished, and what failed, is begun anew.
+
+    Raises:
+        Busy: another process holds the run.
+    """
+    folder = root / manifest.experiment / manifest.run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Busy(f"{manifest.run_id} is being measured by another process; wait for it or stop it") from error
+        recorder = _resume(folder, manifest) or _begin(folder, manifest, config)
+        write_manifest(folder, recorder.manifest)
+        yield recorder
+
+
+def _resume(folder: Path, manifest: Manifest) -> Recorder | None:
+    before = read_manifest(folder)
+    if before is None or before.status not in ("running", "killed") or before.sources != manifest.sources:
+        return None
+    _drop_half_line(folder / "rows.jsonl")
+    kept = replace(manifest, attempts=before.attempts + 1, started=before.started, seconds=before.seconds)
+    return Recorder(folder, kept, [r for r in _read_rows(folder) if r.metric != "failure"])
+
+
+def _begin(folder: Path, manifest: Manifest, config: Mapping[str, Any]) -> Recorder:
+    for old in folder.iterdir():
+        if old.name != ".lock":
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    write_atomic(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=True))
+    return Recorder(folder, manifest)
+
+
+def _drop_half_line(path: Path) -> None:
+    """Removes a last line that a kill cut short; the row it began is measured again."""
+    if path.exists() and (text := path.read_bytes()) and not text.endswith(b"\n"):
+        write_atomic(path, text[: text.rfind(b"\n") + 1].decode())
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: temporary name, then rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """run.json, atomically."""
+    write_atomic(folder / "run.json", json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a folder, None where there is no run.json.
+
+    Raises:
+        CorruptResults: run.json is not a manifest.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        return None
+    try:
+        return Manifest(**json.loads(path.read_text()))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise CorruptResults(f"{path} is not a manifest ({error}); delete the folder {folder} and run it again") from error
+
+
+def _read_rows(folder: Path, whole: bool = True) -> Iterator[Row]:
+    """Rows of a folder; of one that is not ``whole``, without a last line that is still being written."""
+    path = folder / "rows.jsonl"
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n") and not whole:
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        try:
+            yield Row.from_json(line)
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            raise CorruptResults(
+                f"{path}, line {number} is not a row ({error}): the file is damaged; delete the folder {folder} and run it again"
+            ) from error
+
+
+def read_run(folder: Path, published: bool = False) -> Run:
+    """One run's folder.
+
+    Raises:
+        CorruptResults: a file of it is missing, truncated or not what it should be.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None or not (folder / "config.yaml").exists():
+        raise CorruptResults(f"{folder} lacks run.json or config.yaml; delete it and run it again")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    return Run(manifest, config, tuple(_read_rows(folder, whole=manifest.status == "done")), folder, published)
+
+
+def read_runs(roots: Iterable[Path]) -> list[Run]:
+    """Every run below ``roots``, in the order of their paths."""
+    found = []
+    for root in roots:
+        published = root.resolve() == PUBLISHED
+        found += [read_run(path.parent, published) for path in sorted(root.glob("*/*/run.json"))]
+    return found
+
+
+def hash_of(value: Any) -> str:
+    """Eight hexadecimal digits that name a JSON-like value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def hash_of_sources(root: Path = ROOT) -> str:
+    """Names the code that a measurement depends on: kernels/, models/ and bench/, without tests and what only draws."""
+    digest = hashlib.sha256()
+    for package in ("kernels", "models", "bench"):
+        for path in sorted((root / package).rglob("*.py")):
+            part = path.relative_to(root)
+            if not {"tests", "figures"} & set(part.parts):
+                digest.update(f"{part}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:8]
+
+
+def git_state(root: Path = ROOT) -> tuple[str, bool]:
+    """Commit and whether tracked files differ from it; ("unknown", True) where there is no git."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(("git", *words), cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", True
+
+
+def now() -> str:
+    """UTC, ISO 8601, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,122 @@
+"""One run from configuration to rows: finds what is done, resumes what is not, records how it ended."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+
+from bench.config import RunConfig, identity, run_id, training
+from bench.hardware import device_name, versions
+from bench.lab import Lab
+from bench.results import (
+    FAILURES,
+    Manifest,
+    Recorder,
+    Row,
+    git_state,
+    hash_of,
+    hash_of_sources,
+    now,
+    open_run,
+    read_manifest,
+)
+from bench.train import Diverged
+
+
+# Statuses that a second call does not change: the same run would diverge, or run out of memory, again.
+SETTLED = ("done", "diverged", "oom")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run stands: its manifest, and whether this call measured anything."""
+
+    manifest: Manifest
+    is_new: bool
+
+    @property
+    def is_stale(self) -> bool:
+        """Made from other sources than those here."""
+        return self.manifest.sources != hash_of_sources()
+
+
+def describe(run: RunConfig) -> Manifest:
+    """The manifest that the run would begin with."""
+    device, found = device_name(run.device.type), versions()
+    git_sha, dirty = git_state()
+    environment = {"device": device, **{name: found[name] for name in ("torch", "triton") if name in found}}
+    return Manifest(
+        run_id=run_id(run, environment),
+        experiment=run.experiment.name,
+        config_hash=hash_of(identity(run)),
+        git_sha=git_sha,
+        dirty=dirty,
+        sources=hash_of_sources(),
+        versions=found,
+        device=device,
+        seed=run.seed,
+        started=now(),
+    )
+
+
+def find(run: RunConfig) -> Manifest | None:
+    """The manifest that an earlier call of this run left, if there is one and ``refresh`` does not ask to repeat it."""
+    manifest = describe(run)
+    before = read_manifest(_folder(run, manifest))
+    if before is None or run.refresh == "all" or (run.refresh == "stale" and before.sources != manifest.sources):
+        return None
+    return before
+
+
+def execute(run: RunConfig, progress: Callable[[float], None] = lambda fraction: None) -> Outcome:
+    """Measures the run, or finds it done; trains its model first where it needs one.
+
+    Raises:
+        Busy: another process is at work on it. Anything that the measurement raises, after its status is recorded.
+    """
+    before = find(run)
+    if before is not None and before.status in SETTLED:
+        return Outcome(before, is_new=False)
+    torch.set_num_threads(run.device.threads)
+    weights = _folder(run, describe(run))
+    if run.experiment.trained:
+        weights = _folder(training(run), execute(training(run), progress).manifest)
+    manifest = describe(run)
+    with open_run(Path(run.results), manifest, identity(run)) as recorder:
+        if recorder.manifest.status == "done":  # another process finished it while this one waited
+            return Outcome(recorder.manifest, is_new=False)
+        _measure(Lab(run, recorder, weights / "weights.pt", progress))
+        return Outcome(recorder.manifest, is_new=True)
+
+
+def _folder(run: RunConfig, manifest: Manifest) -> Path:
+    return Path(run.results) / manifest.experiment / manifest.run_id
+
+
+def _measure(lab: Lab) -> None:
+    try:
+        experiment = instantiate(lab.run.experiment.measure)
+        lab.recorder.manifest = replace(lab.recorder.manifest, flops=float(experiment.flops(lab.prepared)))
+        for row in experiment.measure(lab):
+            lab.recorder.write(row)
+    except Exception as error:
+        _fail(lab, error)
+        raise
+    lab.recorder.finish("done")
+
+
+def _fail(lab: Lab, error: Exception) -> None:
+    memory = (MemoryError, torch.OutOfMemoryError)
+    status = "diverged" if isinstance(error, Diverged) else "oom" if isinstance(error, memory) else "failed"
+    cause = f"{type(error).__name__}: {error}"
+    record_failure(lab.recorder, status, cause, lab.run)
+
+
+def record_failure(recorder: Recorder, status: str, cause: str, run: RunConfig) -> None:
+    """Leaves the status and a row that figures can show: never a silent gap."""
+    assert status in FAILURES
+    at = {"model": run.model.name, "backbone": run.model.backbone, "size": run.size.name, "seed": run.seed}
+    recorder.write(Row(metric="failure", value=1.0, unit="1", at=at))
+    recorder.finish(status, cause)

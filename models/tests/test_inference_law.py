@@ -1,0 +1,160 @@
+"""The law of inference: forward, prefill in any pieces and single steps give one result, for every model of conf/model."""
+
+import random
+
+import pytest
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from models.lm import LM
+from models.mixer import Size, State, state_bytes, state_tensors
+from models.tests.conftest import MODELS, Build, branches, build_model, has_mini_batch, perturb
+
+SIZE = Size(width=8, layers=1, heads=2, ffn=12)
+VOCAB, LENGTH = 11, 37  # ragged: no multiple of a mini-batch
+CASES = [(name, size) for name in MODELS for size in ((1, 4, 16) if has_mini_batch(name) else (16,))]
+
+
+@pytest.fixture(params=CASES, ids=[f"{name}-{size}" for name, size in CASES])
+def model(request: pytest.FixtureRequest) -> LM:
+    name, mini_batch = request.param
+    torch.manual_seed(0)
+    return perturb(build_model(name, SIZE, VOCAB, mini_batch))
+
+
+def draw(batch: int = 2, length: int = LENGTH) -> Int[Tensor, "B T"]:
+    return torch.randint(VOCAB, (batch, length), generator=torch.Generator().manual_seed(2))
+
+
+def prefill(model: LM, tokens: Int[Tensor, "B T"], state: list[State]) -> Float[Tensor, "B T V"]:
+    """Logits of all positions, where LM.prefill gives those of the last."""
+    h = model.embedding(tokens)
+    for branch, part in zip(branches(model), state, strict=True):
+        h = branch.prefill(h, part)
+    return model.head(model.norm(h))
+
+
+def steps(model: LM, tokens: Int[Tensor, "B T"], state: list[State]) -> Float[Tensor, "B T V"]:
+    return torch.stack([model.step(token, state) for token in tokens.unbind(1)], dim=1)
+
+
+def advanced(model: LM, tokens: Int[Tensor, "1 T"], lengths: list[int]) -> list[State]:
+    """One state whose row b has read the first ``lengths[b]`` of the tokens, merged from runs of one row each."""
+    merged = model.init_state(len(lengths), 2 * LENGTH)
+    for b, length in enumerate(lengths):
+        alone = model.init_state(1, 2 * LENGTH)
+        if length:
+            prefill(model, tokens[:, :length], alone)
+        for whole, row in zip(state_tensors(merged), state_tensors(alone), strict=True):
+            whole[b] = row[0]
+    return merged
+
+
+def assert_same(actual: Tensor, expected: Tensor, atol: float = 1e-9) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
+
+
+@torch.no_grad()
+def test_prefill_then_steps_at_every_split(model: LM) -> None:
+    tokens = draw(batch=1)
+    whole = model(tokens)
+    for split in range(LENGTH + 1):
+        state = model.init_state(1, LENGTH)
+        parts = [prefill(model, tokens[:, :split], state)] if split else []
+        if split < LENGTH:
+            parts.append(steps(model, tokens[:, split:], state))
+        assert_same(torch.cat(parts, dim=1), whole)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(5))
+def test_prefill_in_random_chunks(model: LM, seed: int) -> None:
+    tokens, rng = draw(), random.Random(seed)
+    cuts = [0, *sorted(rng.sample(range(1, LENGTH), rng.randint(1, 8))), LENGTH]
+    state = model.init_state(2, LENGTH)
+    chunks = [prefill(model, tokens[:, start:end], state) for start, end in zip(cuts, cuts[1:], strict=False)]
+    assert_same(torch.cat(chunks, dim=1), model(tokens))
+
+
+@torch.no_grad()
+def test_rows_at_different_positions(model: LM) -> None:
+    """Rows that have read 0 to 19 tokens run together: 9 by prefill, then 9 by steps; each as the whole sequence alone."""
+    tokens, lengths = draw(batch=1), list(range(20))
+    state = advanced(model, tokens, lengths)
+    further = torch.cat([tokens[:, n : n + 18] for n in lengths])
+    outs = torch.cat((prefill(model, further[:, :9], state), steps(model, further[:, 9:], state)), dim=1)
+    whole = model(tokens)[0]
+    assert_same(outs, torch.stack([whole[n : n + 18] for n in lengths]))
+
+
+@torch.no_grad()
+def test_steps_then_prefill(model: LM) -> None:
+    tokens = draw()
+    state = model.init_state(2, LENGTH)
+    outs = (steps(model, tokens[:, :6], state), prefill(model, tokens[:, 6:], state))
+    assert_same(torch.cat(outs, dim=1), model(tokens))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [1, 2, 15, 16, 17])
+def test_short_sequences(model: LM, length: int) -> None:
+    """The logits of LM.prefill too, which are those of the last position."""
+    tokens = draw(length=length)
+    whole = model(tokens)
+    assert_same(model.prefill(tokens, model.init_state(2, length)), whole[:, -1])
+    assert_same(steps(model, tokens, model.init_state(2, length)), whole)
+
+
+@torch.no_grad()
+def test_no_token_is_seen_before_its_time(model: LM) -> None:
+    tokens = draw(batch=1)
+    whole = model(tokens)
+    for t in range(LENGTH):
+        changed = tokens.clone()
+        changed[:, t] = (changed[:, t] + 1) % VOCAB
+        outs = model(changed)
+        assert_same(outs[:, :t], whole[:, :t], atol=1e-12)
+        assert (outs[:, t] - whole[:, t]).abs().max() > 1e-6
+
+
+@torch.no_grad()
+def test_rows_are_independent(model: LM) -> None:
+    tokens = draw(batch=3)
+    assert_same(model(tokens), torch.cat([model(row) for row in tokens.split(1)]), atol=1e-12)
+
+
+@torch.no_grad()
+def test_states_are_fresh_and_fixed_in_place(model: LM) -> None:
+    """A sequence leaves no trace in the next one's state, and a state keeps its tensors, so that a step can be captured."""
+    tokens, state = draw(), model.init_state(2, LENGTH)
+    held = [tensor.data_ptr() for tensor in state_tensors(state)]
+    prefill(model, tokens[:, :20], state)
+    steps(model, tokens[:, 20:], state)
+    assert held == [tensor.data_ptr() for tensor in state_tensors(state)]
+    assert_same(prefill(model, tokens, model.init_state(2, LENGTH)), model(tokens))
+
+
+@pytest.mark.parametrize("context", [1, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_state_bytes_are_those_of_the_cost(build: Build, context: int, dtype: torch.dtype) -> None:
+    model = build(SIZE, VOCAB).to(dtype)
+    held = state_bytes(model.init_state(1, context))
+    assert held > 0
+    assert {model.cost(phase, context, "causal").state_bytes for phase in ("prefill", "step")} == {held}
+    assert model.cost("train", context, "causal").state_bytes == 0
+
+
+def test_a_cache_too_short_says_so() -> None:
+    model = build_model("transformer", SIZE, VOCAB)
+    with pytest.raises(ValueError, match="max_len"):
+        model.prefill(draw(length=5), model.init_state(2, 4))
+
+
+def test_a_chunked_likelihood_is_that_of_the_logits(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.lm.LOGIT_CHUNK", 7)
+    model, tokens = perturb(build(SIZE, VOCAB)), draw(length=21)
+    targets = draw(length=22)[:, 1:]
+    expected = -model(tokens).log_softmax(-1).gather(2, targets[..., None])[..., 0]
+    assert_same(model.nll(tokens, targets), expected)
+    assert_same(model.nll(tokens, targets[:, -5:]), expected[:, -5:])
