@@ -1,0 +1,103 @@
+# make help lists the targets. Each sets up what it needs, once: .venv/.ready-* are stamps.
+
+PYTHON ?= python3
+VENV ?= .venv
+# PyTorch, and the index to take it from; empty: pip's own, whose Linux build may bring several GB of CUDA.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+# make setup EXTRAS=dev,eval: the groups of optional dependencies in pyproject.toml
+EXTRAS ?= core
+# smoke, nano, gpu, small, paper: lists of runs in conf/tier
+TIER ?= nano
+SEEDS ?= 1
+WORKERS ?= 2
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+TORCHLESS_READY := $(VENV)/.ready-torchless
+TORCH_READY := $(VENV)/.torch-$(TORCH)
+# Tests that import no torch, for a second Python version.
+TORCHLESS_TESTS := $(addprefix bench/tests/test_,$(addsuffix .py,config results budget stats figures data))
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s %s\n", $$1, $$2}' Makefile
+	@echo; echo 'Variables: TIER=$(TIER) SEEDS=$(SEEDS) PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) TORCH_INDEX=$(TORCH_INDEX) EXTRAS=$(EXTRAS)'
+
+.PHONY: reproduce-figures
+reproduce-figures: $(VENV)/.ready-core ## the main job: run all of TIER, or what is left of it, and draw results/figures/TIER
+	@status=0; \
+	$(BIN)/python -m bench.reproduce run $(TIER) seeds=$(SEEDS) || status=$$?; \
+	[ $$status -lt 128 ] || exit $$status; \
+	$(BIN)/python -m bench.figures $(TIER) || status=$$?; \
+	exit $$status
+
+.PHONY: test
+test: $(VENV)/.ready-dev ## all tests, on the CPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: plan
+plan: $(VENV)/.ready-core ## what TIER would run: cells, device, minutes, FLOPs, what exists; runs nothing
+	@$(BIN)/python -m bench.reproduce plan $(TIER) seeds=$(SEEDS)
+
+.PHONY: figures
+figures: $(TORCHLESS_READY) ## draw the published rows of TIER alone: seconds, no torch
+	@$(BIN)/python -m bench.figures $(TIER) --published
+
+.PHONY: smoke
+smoke: ## reproduce-figures with the smallest tier: everything once, tiny
+	@$(MAKE) --no-print-directory reproduce-figures TIER=smoke
+
+.PHONY: publish
+publish: $(TORCHLESS_READY) ## copy the finished runs of TIER to results/published
+	@$(BIN)/python -m bench.publish $(TIER)
+
+.PHONY: test-torchless
+test-torchless: $(TORCHLESS_READY) ## the tests of what needs no torch: configuration, budget, results, figures, data
+	$(PIP) --quiet 'pytest>=8.4'
+	$(BIN)/python -m pytest $(TORCHLESS_TESTS)
+
+.PHONY: lint
+lint: $(VENV)/.ready-dev ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: format
+format: $(VENV)/.ready-dev ## mend the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: type
+type: $(VENV)/.ready-dev ## types
+	$(BIN)/mypy
+
+.PHONY: setup
+setup: $(VENV)/.ready-$(EXTRAS) ## virtual environment and dependencies; EXTRAS=dev,eval,launchers,reports,gpu,notebooks
+
+.PHONY: clean
+clean: ## remove the virtual environment and caches; results stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	find bench kernels models -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.ready-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	@touch '$@'
+
+# All core dependencies but torch, read from pyproject.toml.
+$(TORCHLESS_READY): pyproject.toml $(VENV)/.ready-venv
+	$(PIP) $$($(BIN)/python -c 'import tomllib; print(*(d for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] if not d.startswith("torch")))')
+	@touch '$@'
+
+$(TORCH_READY): $(VENV)/.ready-venv
+	$(PIP) $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)') '$(TORCH)'
+	@rm -f $(VENV)/.torch-*
+	@touch '$@'
+
+$(VENV)/.ready-%: $(TORCHLESS_READY) $(TORCH_READY)
+	$(PIP) --editable '.$(if $(filter-out core,$*),[$*])'
+	@touch '$@'
