@@ -1,0 +1,149 @@
+"""Every choice of conf/ composes, alone and with the others; what cannot be composed says what can."""
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from bench.config import CONF, ConfigError, RunConfig, compose_run, run_id, training
+from bench.overrides import check_keys, expand
+from bench.results import ROOT
+from bench.tier import load_tier, tier_names
+
+CHOICES = {
+    group.name: sorted(path.stem for path in group.glob("*.yaml"))
+    for group in sorted(CONF.iterdir())
+    if group.is_dir() and group.name != "tier"
+}
+
+
+def name_of(run: RunConfig, group: str) -> str:
+    """The file of conf/ that this part of the run came from."""
+    if group == "match":
+        return run.match.method
+    if group == "model":
+        is_variant = run.model.name.startswith("ttt") and run.model.backbone == "transformer"
+        return run.model.name + "_t" * is_variant
+    return str(getattr(run, group).name)
+
+
+def test_conf_has_the_groups_of_the_schema() -> None:
+    assert set(CHOICES) == {"model", "size", "match", "budget", "data", "optim", "device", "experiment"}
+    assert all(CHOICES.values())
+
+
+@pytest.mark.parametrize(("group", "choice"), [(group, choice) for group, names in CHOICES.items() for choice in names])
+def test_every_choice_is_what_its_file_name_says(group: str, choice: str) -> None:
+    assert name_of(compose_run([f"{group}={choice}"]), group) == choice
+
+
+@pytest.mark.parametrize(("model", "match"), list(itertools.product(CHOICES["model"], CHOICES["match"])))
+def test_every_model_in_every_size_under_every_match(model: str, match: str) -> None:
+    for size in CHOICES["size"]:
+        run = compose_run([f"model={model}", f"size={size}", f"match={match}"])
+        assert [name_of(run, group) for group in ("model", "size", "match")] == [model, size, match]
+        assert run.match.reference.size == run.size  # of the same size, unless said otherwise
+        assert run.model.layer
+        assert run.match.reference.model.layer
+
+
+def test_the_reference_can_have_a_size_of_its_own() -> None:
+    run = compose_run(["size=nano", "match=ffn", "size@match.reference.size=1.3b", "model@match.reference.model=transformer"])
+    assert (run.size.name, run.match.reference.size.name, run.match.reference.model.name) == ("nano", "1.3b", "transformer")
+
+
+@pytest.mark.parametrize("name", tier_names())
+def test_every_tier_lists_different_runs_of_its_models(name: str) -> None:
+    tier = load_tier(name)
+    assert len({run_id(run, {}) for run in tier.runs}) == len(tier.runs) == len(tier.config_hashes)
+    assert {name_of(run, "model") for run in tier.runs} == set(tier.models)
+
+
+def test_a_tier_takes_seeds_and_overrides() -> None:
+    runs = load_tier("smoke", ["device.threads=3"], seeds=2).runs
+    seeds = [run.seed for run in runs]
+    assert set(seeds) == {0, 1}
+    assert seeds.count(0) == seeds.count(1) == len(runs) / 2
+    assert {run.device.threads for run in runs} == {3}
+
+
+def test_a_sweep_expands_as_hydra_would() -> None:
+    jobs = expand(["model=mamba,ttt_mlp", "seed=range(3)", "size=nano"])
+    assert jobs == [[f"model={m}", f"seed={s}", "size=nano"] for m in ("mamba", "ttt_mlp") for s in range(3)]
+    assert expand(["model=glob(*)"]) == [[f"model={name}"] for name in CHOICES["model"]]
+    assert expand(["experiment.measure.contexts=[64,128]"]) == [["experiment.measure.contexts=[64,128]"]]
+
+
+def test_identity_is_what_makes_the_numbers() -> None:
+    run = compose_run(["experiment=state_vs_context"])
+    timed = compose_run(["experiment=decode_latency"])
+    here, there = {"device": "this"}, {"device": "that"}
+    assert run_id(run, here) == run_id(compose_run(["experiment=state_vs_context", "results=x", "refresh=all"]), there)
+    assert run_id(run, here) != run_id(compose_run(["experiment=state_vs_context", "optim.lr=0.1"]), here)
+    assert run_id(timed, here) != run_id(timed, there)
+
+
+def test_what_measures_a_trained_model_names_the_run_that_trains_it() -> None:
+    run = compose_run(["experiment=perplexity_by_context", "model=mamba", "seed=3"])
+    assert training(run) == compose_run(["experiment=train", "model=mamba", "seed=3"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model=rnn"], ["rnn", *CHOICES["model"]]),
+        (["size=tall"], ["tall", *CHOICES["size"]]),
+        (["experiment=speed"], ["speed", *CHOICES["experiment"]]),
+        (["seed=first"], ["seed", "first", "Integer"]),
+        (["match.method=wall"], ["match.method=wall", "budget", "ffn", "depth", "tokens"]),
+        (["match.convention=half"], ["match.convention=half", "causal", "full"]),
+        (["device.dtype=float8"], ["device.dtype=float8", "float32", "bfloat16"]),
+        (["refresh=yes"], ["refresh=yes", "none", "stale", "all"]),
+        (["budget.tokens=5"], ["nano_1", "budget.flops", "budget.tokens"]),
+    ],
+)
+def test_a_wrong_choice_or_value_says_what_is_possible(overrides: list[str], words: Sequence[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_run(overrides)
+    missing = [word for word in words if word not in str(caught.value)]
+    assert not missing, caught.value
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("modle=mamba", ["modle", "model", "size", "match", "budget", "data", "optim", "device", "experiment", "seed"]),
+        ("model.nme=x", ["model.nme", "name", "backbone", "mini_batch", "impl"]),
+        ("match.reference.size.hight=3", ["hight", "width", "layers", "heads", "ffn"]),
+    ],
+)
+def test_a_wrong_key_says_what_is_possible(override: str, words: Sequence[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_keys([override])
+    assert not [word for word in words if word not in str(caught.value)], caught.value
+
+
+@pytest.mark.parametrize(
+    "override", ["experiment.measure.contexts=[64]", "model@match.reference.model=mamba", "hydra.verbose=true"]
+)
+def test_a_right_key_passes(override: str) -> None:
+    check_keys([override])
+
+
+def test_an_unknown_tier_and_no_seed_say_what_is_possible() -> None:
+    with pytest.raises(ConfigError, match=r"huge.*nano, .*smoke"):
+        load_tier("huge")
+    with pytest.raises(ConfigError, match="SEEDS=0"):
+        load_tier("smoke", seeds=0)
+
+
+@pytest.mark.parametrize(
+    ("word", "possible"), [("modle=mamba", "model, size"), ("model=rnn", "ttt_linear_t"), ("refresh=x", "stale")]
+)
+def test_the_command_line_says_it_without_a_traceback(word: str, possible: str) -> None:
+    ended = subprocess.run([sys.executable, "-m", "bench", word], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    assert possible in ended.stderr
+    assert "Traceback" not in ended.stderr

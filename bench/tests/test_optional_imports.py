@@ -1,0 +1,38 @@
+"""Everything but optional implementations and reports works where the optional packages are not installed."""
+
+import subprocess
+import sys
+
+from bench.results import ROOT
+
+CODE = """
+import importlib, pkgutil, sys
+
+for name in ("triton", "wandb", "lm_eval", "mamba_ssm", "causal_conv1d", "flash_attn", "fla", "IPython"):
+    sys.modules[name] = None  # importing it now fails as it does where it is not installed
+
+import bench, kernels, models
+
+for package in (kernels, models, bench):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if ".tests" not in module.name:
+            print(importlib.import_module(module.name).__name__)
+
+from bench.build import sketch_lm, size_of
+from bench.config import CONF, compose_run
+
+for path in sorted(CONF.glob("*/*.yaml")):
+    group = path.parent.name
+    if group != "tier":
+        run = compose_run([f"{group}={path.stem}"])
+        sketch_lm(run.model, size_of(run.size, run.model), run.data.vocab)
+        print(f"{group}={path.stem}")
+"""
+
+
+def test_every_module_and_every_choice_without_optional_packages() -> None:
+    ended = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    seen = set(ended.stdout.split())
+    assert {"kernels.ttt.reference", "models.ttt", "bench.run", "bench.__main__", "bench.experiments.train"} <= seen
+    assert {"model=ttt_mlp", "size=1.3b", "experiment=decode_latency", "device=h100"} <= seen
