@@ -32,8 +32,8 @@ class Attention(Mixer):
 
     def init_state(self, batch: int, max_len: int) -> Cache:
         weight = self.k.weight
-        held = (weight.new_zeros(batch, self.heads, max_len, self.head_dim) for _ in range(2))
-        return Cache(*held, position=torch.zeros(batch, dtype=torch.int32, device=weight.device))
+        key, value = (weight.new_zeros(batch, self.heads, max_len, self.head_dim) for _ in range(2))
+        return Cache(key, value, position=weight.new_zeros(batch, dtype=torch.int32))
 
     @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: Cache) -> Float[Tensor, "B T D"]:

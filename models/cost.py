@@ -2,8 +2,9 @@
 
 One FLOP is one scalar addition, subtraction, multiplication, division, comparison, exponential, logarithm, tanh or root; a
 multiply-add is two. Matrix products are counted apart from everything else (convolutions, scans, norms, softmax,
-activations, elementwise work). Signs are free, and so is what depends on parameters or positions alone (exp(A_log), the token
-factor, rotary tables): it is made once, not for every token. Training is 3x the forward pass by convention; recomputation never counts.
+activations, elementwise work). Signs are free, and so is what depends on parameters or positions alone (exp(A_log), the
+token factor, rotary tables): it is made once, not for every token. Training is 3x the forward pass by convention;
+recomputation never counts.
 """
 
 from dataclasses import dataclass, fields

@@ -4,6 +4,7 @@ A layer of the model is a list of branches, each ``h + mixer(RMSNorm(h))``; whic
 """
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -61,7 +62,10 @@ class LM(nn.Module):
     @property
     def mixers(self) -> list[Mixer]:
         """Every mixer, from input to output."""
-        return [branch.mixer for branch in self.branches]
+        return [branch.mixer for branch in self._branches()]
+
+    def _branches(self) -> list[Branch]:
+        return cast(list[Branch], list(self.branches))
 
     def hidden(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """What the head reads, of whole sequences."""
@@ -96,7 +100,7 @@ class LM(nn.Module):
     def prefill(self, tokens: Int[Tensor, "B T"], state: list[State]) -> Float[Tensor, "B V"]:
         """Logits after the last of T further tokens; advances ``state`` in place."""
         h = self.embedding(tokens)
-        for branch, part in zip(self.branches, state, strict=True):
+        for branch, part in zip(self._branches(), state, strict=True):
             h = branch.prefill(h, part)
         return _wide(self.head(self.norm(h[:, -1])))
 
@@ -104,7 +108,7 @@ class LM(nn.Module):
     def step(self, tokens: Int[Tensor, " B"], state: list[State]) -> Float[Tensor, "B V"]:
         """Logits after one further token per row; advances ``state`` in place."""
         h = self.embedding(tokens)
-        for branch, part in zip(self.branches, state, strict=True):
+        for branch, part in zip(self._branches(), state, strict=True):
             h = branch.step(h, part)
         return _wide(self.head(self.norm(h)))
 

@@ -1,7 +1,7 @@
 """Two sequence layers that are test-time training in disguise (arXiv 2407.04620, theorems 1 and 2).
 
-1. A linear inner model f(x) = W x, trained from W = 0 by batch gradient descent with eta = 1/2 on the reconstruction loss, gives
-   the outputs of causal linear attention (no feature map, no normaliser).
+1. A linear inner model f(x) = W x, trained from W = 0 by batch gradient descent with eta = 1/2 on the reconstruction loss,
+   gives the outputs of causal linear attention (no feature map, no normaliser).
 2. The Nadaraya-Watson estimator, an inner model without parameters that averages the labels v with the kernel
    exp(k.q / sqrt(F)), gives the outputs of causal self-attention.
 
@@ -20,7 +20,7 @@ from torch.func import grad
 def batch_gradient_ttt(
     q: Float[Tensor, "T F"], k: Float[Tensor, "T F"], v: Float[Tensor, "T F"], eta: float = 0.5
 ) -> Float[Tensor, "T F"]:
-    """Output t is W_t q_t with W_t = W_0 - eta grad(sum_{s<=t} |W k_s - v_s|^2)(W_0) and W_0 = 0; the gradient is autograd's."""
+    """Output t is W_t q_t with W_t = W_0 - eta grad(sum_{s<=t} |W k_s - v_s|^2)(W_0), W_0 = 0, and autograd's gradient."""
     start = q.new_zeros(v.shape[1], k.shape[1])
 
     def loss(weight: Float[Tensor, "F F"], tokens: int) -> Float[Tensor, ""]:
@@ -35,7 +35,7 @@ def linear_attention(q: Float[Tensor, "T F"], k: Float[Tensor, "T F"], v: Float[
 
 
 def nadaraya_watson(q: Float[Tensor, "T F"], k: Float[Tensor, "T F"], v: Float[Tensor, "T F"]) -> Float[Tensor, "T F"]:
-    """Output t is the average of v_s, s <= t, weighted by the kernel exp(k_s . q_t / sqrt(F)): a regression of v on k at q_t."""
+    """Output t is the average of v_s, s <= t, by the kernel exp(k_s . q_t / sqrt(F)): a regression of v on k, asked at q_t."""
 
     def estimate(query: Float[Tensor, " F"], keys: Float[Tensor, "S F"], labels: Float[Tensor, "S F"]) -> Float[Tensor, " F"]:
         kernel = torch.exp((keys * query).sum(-1) / math.sqrt(query.shape[0]))

@@ -20,11 +20,10 @@ class Cache:
     position: Int[Tensor, " B"]
 
 
-def forward(
-    q: Float[Tensor, "B T H F"], k: Float[Tensor, "B T H F"], v: Float[Tensor, "B T H F"]
-) -> Float[Tensor, "B T H F"]:
+def forward(q: Float[Tensor, "B T H F"], k: Float[Tensor, "B T H F"], v: Float[Tensor, "B T H F"]) -> Float[Tensor, "B T H F"]:
     """Token t attends to tokens 0..t."""
-    return scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True).transpose(1, 2)
+    query, key, value = (x.transpose(1, 2) for x in (q, k, v))
+    return scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2)
 
 
 @torch.no_grad()
@@ -52,7 +51,9 @@ def prefill(
 
 
 @torch.no_grad()
-def step(q: Float[Tensor, "B H F"], k: Float[Tensor, "B H F"], v: Float[Tensor, "B H F"], cache: Cache) -> Float[Tensor, "B H F"]:
+def step(
+    q: Float[Tensor, "B H F"], k: Float[Tensor, "B H F"], v: Float[Tensor, "B H F"], cache: Cache
+) -> Float[Tensor, "B H F"]:
     """Outputs of one further token per row; writes it to ``cache``, in place.
 
     Reads the filled part of the cache, whose length it asks of the device: a host synchronisation that a

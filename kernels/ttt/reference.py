@@ -168,9 +168,7 @@ def _hidden(x: Float[Tensor, "B H C I"], weights: Tensors, biases: Tensors) -> t
     return hidden, z
 
 
-def _gradients(
-    key: Tensor, target: Tensor, weights: Tensors, biases: Tensors, norm: LayerNorm
-) -> tuple[Tensors, Tensors]:
+def _gradients(key: Tensor, target: Tensor, weights: Tensors, biases: Tensors, norm: LayerNorm) -> tuple[Tensors, Tensors]:
     """Inputs X and output gradients D of every inner layer, at the given weights; target = V - K."""
     hidden, z = _hidden(key, weights, biases)
     grads = [_norm_l2_gradient(z, target, norm)]
@@ -198,11 +196,13 @@ class _Answers:
     group = 32
 
     def __init__(self, norm: LayerNorm) -> None:
-        self.norm, self.open, self.done = norm, [], []
+        self.norm = norm
+        self.open: list[tuple[Tensor, Tensor, Tensors, Tensors, Tensors, Tensors]] = []
+        self.done: list[Tensor] = []
 
-    def add(self, query: Tensor, eta: Tensor, *rest: Tensors) -> None:
+    def add(self, query: Tensor, eta: Tensor, inputs: Tensors, grads: Tensors, weights: Tensors, biases: Tensors) -> None:
         """One tile, in the arguments of ``_answer``."""
-        self.open.append((query, eta, *rest))
+        self.open.append((query, eta, inputs, grads, weights, biases))
         if len(self.open) == self.group:
             self._close()
 
@@ -213,9 +213,11 @@ class _Answers:
         return torch.cat(self.done, dim=2)
 
     def _close(self) -> None:
-        queries, etas, *rest = zip(*self.open, strict=True)
-        layers = (tuple(torch.cat(tiles) for tiles in zip(*parts, strict=True)) for parts in rest)
-        out = _answer(torch.cat(queries), torch.cat(etas), *layers, self.norm)
+        queries, etas, inputs, grads, weights, biases = zip(*self.open, strict=True)
+        inputs, grads, weights, biases = (
+            tuple(torch.cat(tiles) for tiles in zip(*parts, strict=True)) for parts in (inputs, grads, weights, biases)
+        )
+        out = _answer(torch.cat(queries), torch.cat(etas), inputs, grads, weights, biases, self.norm)
         self.done.append(torch.cat(out.chunk(len(self.open)), dim=2))
         self.open = []
 

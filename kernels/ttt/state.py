@@ -43,15 +43,18 @@ class InnerState:
         cls, weights: tuple[Float[Tensor, "H _ _"], ...], biases: tuple[Float[Tensor, "H _"], ...], batch: int, mini_batch: int
     ) -> "InnerState":
         """The state before the first token of ``batch`` sequences: every row starts from W0, b0 (copied)."""
-        heads = weights[0].shape[0]
+        dtype = torch.promote_types(weights[0].dtype, torch.float32)
 
-        def empty(width: int) -> Tensor:
-            return weights[0].new_zeros(batch, heads, mini_batch, width)
+        def start(x: Tensor) -> Tensor:
+            return x.detach().to(dtype).repeat(batch, *(1 for _ in x.shape))
+
+        def empty(*width: int) -> Tensor:
+            return weights[0].new_zeros(batch, weights[0].shape[0], mini_batch, *width, dtype=dtype)
 
         return cls(
-            weights=tuple(w.detach().expand(batch, *w.shape).clone() for w in weights),
-            biases=tuple(b.detach().expand(batch, *b.shape).clone() for b in biases),
-            rho=weights[0].new_zeros(batch, heads, mini_batch),
+            weights=tuple(start(w) for w in weights),
+            biases=tuple(start(b) for b in biases),
+            rho=empty(),
             inputs=tuple(empty(w.shape[1]) for w in weights),
             grads=tuple(empty(w.shape[2]) for w in weights),
             position=weights[0].new_zeros(batch, dtype=torch.int32),

@@ -52,6 +52,12 @@ def perturb(model: LM, scale: float = 0.2) -> LM:
     return model
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """On tensors this small more threads only wait for each other."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(params=MODELS)
 def build(request: pytest.FixtureRequest) -> Build:
     """``build(size, vocab, mini_batch=16)`` makes one of the models."""

@@ -100,8 +100,8 @@ def attention(mixer: Attention, x: Rows) -> Rows:
     views = [of_heads(project(x, layer), mixer.heads) for layer in (mixer.q, mixer.k, mixer.v)]
     mixed = []
     for q, k, v in zip(*views, strict=True):
-        q, k = ([rope(row, t, mixer.rope_theta) for t, row in enumerate(rows)] for rows in (q, k))
-        mixed.append([attend(t, q[t], k, v) for t in range(len(x))])
+        queries, keys = ([rope(row, t, mixer.rope_theta) for t, row in enumerate(rows)] for rows in (q, k))
+        mixed.append([attend(t, queries[t], keys, v) for t in range(len(x))])
     return project(joined(mixed), mixer.o)
 
 
@@ -110,9 +110,7 @@ def attend(t: int, query: Row, keys: Rows, values: Rows) -> Row:
     read = t + 1 if count.convention == "causal" else len(keys)
     logits = [logit / math.sqrt(len(query)) for logit in product([query], transposed(keys[:read]), count)[0]]
     logits = [logit if s <= t else Number(-math.inf, count) for s, logit in enumerate(logits)]
-    top = logits[0]
-    for logit in logits[1:]:
-        top = logit if logit > top else top
+    top = max(logits)
     weights = [(logit - top).exp() for logit in logits]
     scale = total(weights)
     return [y / scale for y in product([weights], values[:read], count)[0]]
