@@ -81,8 +81,9 @@ class Prepared:
 
 def prepare(run: RunConfig) -> Prepared:
     """Settles the model's size: as configured, or matched to the reference's training FLOPs per token (ffn, depth)."""
-    size = size_of(run.size, run.model)
-    if run.match.method not in ("ffn", "depth"):
+    size, reference = size_of(run.size, run.model), run.match.reference
+    is_reference = (run.model, run.size) == (reference.model, reference.size)
+    if run.match.method not in ("ffn", "depth") or is_reference:
         return Prepared(run, size)
     key = {"ffn": "ffn", "depth": "layers"}[run.match.method]
     context = run.optim.train_context

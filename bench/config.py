@@ -110,12 +110,14 @@ class OptimConfig:
 
 @dataclass(kw_only=True)
 class DeviceConfig:
-    """conf/device: where it runs. ``flop_rate``: FLOP/s assumed by the planner where no run tells."""
+    """conf/device: where it runs. ``flop_rate``: FLOP/s assumed by the planner where no run tells.
+    ``tokens_at_once``: what goes through a model together in an evaluation, which bounds its memory."""
 
     name: str = MISSING
     type: str = MISSING
     dtype: str = "float32"
     threads: int = 1
+    tokens_at_once: int = 131_072
     workers: int = 1
     flop_rate: float = MISSING
 
@@ -135,7 +137,7 @@ class ExperimentConfig:
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """Everything that makes one run. ``results`` and ``refresh`` do not belong to its identity."""
+    """Everything that makes one run; VOLATILE names what does not belong to its identity."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     size: SizeConfig = field(default_factory=SizeConfig)
@@ -150,7 +152,7 @@ class RunConfig:
     refresh: str = "none"
 
 
-VOLATILE = ("results", "refresh")
+VOLATILE = ("results", "refresh", "device.workers", "device.flop_rate")
 
 
 def register() -> None:
@@ -204,7 +206,12 @@ def explain(error: Exception) -> str:
 
 def identity(run: RunConfig) -> dict[str, Any]:
     """What the hash of a run covers."""
-    return {key: value for key, value in asdict(run).items() if key not in VOLATILE}
+    return _without(asdict(run), "")
+
+
+def _without(node: dict[str, Any], path: str) -> dict[str, Any]:
+    kept = {key: value for key, value in node.items() if path + key not in VOLATILE}
+    return {key: _without(value, f"{path}{key}.") if isinstance(value, dict) else value for key, value in kept.items()}
 
 
 def training(run: RunConfig) -> RunConfig:

@@ -11,22 +11,22 @@ from bench.data.batches import Window
 from bench.data.corpus import Document
 from models.lm import LM
 
-# Tokens that go through a model at a time: bounds the memory of an evaluation.
-TOKENS_AT_ONCE = 131_072
-
 
 @torch.no_grad()
-def window_nll(lm: LM, windows: Sequence[Window], context: int | None = None, targets: int | None = None) -> Iterator[np.ndarray]:
+def window_nll(
+    lm: LM, windows: Sequence[Window], tokens_at_once: int, context: int | None = None, targets: int | None = None
+) -> Iterator[np.ndarray]:
     """Per window, the nll (nat, float32) of its last ``targets`` tokens (default: all but the first), one after another.
 
-    The model starts ``context`` tokens before the first target (default: at the window's start).
+    The model starts ``context`` tokens before the first target (default: at the window's start). Windows go through
+    it together as long as they have no more than ``tokens_at_once``.
     """
     for _, same in groupby(windows, key=lambda window: len(window.tokens)):
         alike = list(same)
         length = len(alike[0].tokens)
         scored = length - 1 if targets is None else targets
         first = 0 if context is None else length - scored - context
-        rows = max(1, TOKENS_AT_ONCE // (length - first))
+        rows = max(1, tokens_at_once // (length - first))
         for start in range(0, len(alike), rows):
             held = np.stack([window.tokens[first:] for window in alike[start : start + rows]]).astype(np.int64)
             tokens = torch.from_numpy(held).to(lm.embedding.weight.device)

@@ -1,6 +1,7 @@
 """The machine: its name and the versions of what measures."""
 
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,6 +14,7 @@ class NoDevice(RuntimeError):
     """The device that was asked for is not here."""
 
 
+@cache
 def device_name(type_: str) -> str:
     """The accelerator's or the processor's own name.
 
@@ -29,6 +31,7 @@ def device_name(type_: str) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of Python and of those packages that are installed."""
     found = {"python": platform.python_version()}

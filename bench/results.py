@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,7 @@ def hash_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
+@cache
 def hash_of_sources(root: Path = ROOT) -> str:
     """Names the code that a measurement depends on: kernels/, models/ and bench/, without tests and what only draws."""
     digest = hashlib.sha256()
@@ -252,6 +254,7 @@ def hash_of_sources(root: Path = ROOT) -> str:
     return digest.hexdigest()[:8]
 
 
+@cache
 def git_state(root: Path = ROOT) -> tuple[str, bool]:
     """Commit and whether tracked files differ from it; ("unknown", True) where there is no git."""
 

@@ -31,7 +31,7 @@ class PerplexityByContext:
         windows = context_windows(documents, max(self.contexts), self.targets, self.windows_per_document)
         lm = lab.trained_lm()
         for context in lab.remaining("nll", "context", self.contexts):
-            losses = np.stack(list(window_nll(lm, windows, context, self.targets)))
+            losses = np.stack(list(window_nll(lm, windows, lab.run.device.tokens_at_once, context, self.targets)))
             means = losses.mean(axis=1, dtype="float64")
             at = {"split": "heldout", "context": context, "n_targets": losses.size, "clusters": clusters(windows, documents)}
             if not lab.recorder.has("bits_per_byte", context=context):

@@ -16,8 +16,11 @@ from models.mixer import state_bytes
 class Train:
     """Trains, then scores every held-out token once, in windows of the training context.
 
-    curve_points: rows of the training curve at most. evaluate_share: the progress at which scoring begins.
+    curve_points: rows of the training curve at most. heldout: whether to score (a search of learning rates need not).
+    evaluate_share: the progress at which scoring begins.
     """
+
+    heldout: bool = True
 
     curve_points: int = 50
     evaluate_share: float = 0.85
@@ -36,7 +39,8 @@ class Train:
                 if not lab.recorder.has("train_nll", tokens=tokens):
                     yield lab.row("train_nll", loss, "nat/token", split="train", tokens=tokens)
             yield lab.row("train_nll", curve[-1][1], "nat/token", split="train", tokens=curve[-1][0])
-        yield from self._heldout(lab)
+        if self.heldout:
+            yield from self._heldout(lab)
 
     def _trained(self, lab: Lab) -> Curve:
         if lab.weights.exists():
@@ -53,7 +57,7 @@ class Train:
     def _heldout(self, lab: Lab) -> Iterator[Row]:
         context, documents = lab.run.optim.train_context, lab.documents("heldout")
         windows = heldout_windows(documents, context)
-        losses = list(window_nll(lab.trained_lm(), windows))
+        losses = list(window_nll(lab.trained_lm(), windows, lab.run.device.tokens_at_once))
         counts = [len(loss) for loss in losses]
         mean = sum(float(loss.sum(dtype="float64")) for loss in losses) / sum(counts)
         at = {"split": "heldout", "context": context, "n_targets": sum(counts), "clusters": clusters(windows, documents)}

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# The discretised [B, chunk, E, N] tensors are made for this many tokens at a time: memory stays flat in T.
-_CHUNK = 256
+# The discretised tensors [B, chunk, E, N] are made with at most this many elements: memory stays flat in T.
+_ELEMENTS = 1 << 22
 
 
 def forward(
@@ -63,7 +63,8 @@ def _scan(
     u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, h: Tensor
 ) -> tuple[Float[Tensor, "B T E"], Float[Tensor, "B E N"]]:
     dtype, outs = h.dtype, []
-    for us, dts, bs, cs in zip(*(x.to(dtype).split(_CHUNK, dim=1) for x in (u, dt, b, c)), strict=True):
+    chunk = max(1, _ELEMENTS // h.numel())
+    for us, dts, bs, cs in zip(*(x.to(dtype).split(chunk, dim=1) for x in (u, dt, b, c)), strict=True):
         decay = torch.exp(dts[..., None] * a.to(dtype))
         driven = (dts * us)[..., None] * bs[:, :, None]
         states = []

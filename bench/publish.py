@@ -1,0 +1,54 @@
+"""``python -m bench.publish TIER [KEY=VALUE…]``: copies the finished runs of a tier to results/published/, without weights.
+
+Published rows are what `make figures` draws and what a fresh clone shows beside its own; they never count as done.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from bench.config import ConfigError
+from bench.results import PUBLISHED, CorruptResults, Run, read_runs
+from bench.tier import load_tier
+
+FILES = ("config.yaml", "run.json", "rows.jsonl")
+
+
+def publish(run: Run, root: Path = PUBLISHED) -> Path:
+    """Copies one run; an older published run of the same configuration makes room for it."""
+    target = root / run.manifest.experiment / run.manifest.run_id
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name in FILES:
+        shutil.copy(run.folder / name, temporary / name)
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+    return target
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.publish", description=__doc__)
+    parser.add_argument("tier")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    words = parser.parse_args()
+    try:
+        tier = load_tier(words.tier, words.overrides)
+        wanted = tier.config_hashes
+        found = [run for run in read_runs([Path(tier.runs[0].results)]) if run.manifest.config_hash in wanted]
+    except (ConfigError, CorruptResults) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finished = [run for run in found if run.manifest.status not in ("running", "killed")]
+    for run in finished:
+        publish(run)
+    print(f"{len(finished)} of {len(wanted)} runs of {words.tier} copied to {PUBLISHED}")
+    if dirty := [run.manifest.run_id for run in finished if run.manifest.dirty]:
+        print(f"note: {len(dirty)} of them were made from a tree with uncommitted changes", file=sys.stderr)
+    return 0 if len(finished) == len(wanted) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
