@@ -9,13 +9,17 @@ TORCH_INDEX ?=
 EXTRAS ?= core
 # smoke, nano, gpu, small, paper: lists of runs in conf/tier
 TIER ?= nano
-SEEDS ?= 1
+# SEEDS=2 trains every model twice, instead of once
+SEEDS ?=
+# further KEY=VALUE for every run of the tier: ARGS='refresh=stale'
+ARGS ?=
 WORKERS ?= 2
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 
+TIER_ARGS := $(TIER) $(SEEDS:%=seeds=%) $(ARGS)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 TORCHLESS_READY := $(VENV)/.ready-torchless
@@ -26,14 +30,14 @@ TORCHLESS_TESTS := $(addprefix bench/tests/test_,$(addsuffix .py,config results 
 .PHONY: help
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s %s\n", $$1, $$2}' Makefile
-	@echo; echo 'Variables: TIER=$(TIER) SEEDS=$(SEEDS) PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) TORCH_INDEX=$(TORCH_INDEX) EXTRAS=$(EXTRAS)'
+	@echo; echo 'Variables: TIER=$(TIER) SEEDS=$(SEEDS) ARGS=$(ARGS) PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) TORCH_INDEX=$(TORCH_INDEX) EXTRAS=$(EXTRAS)'
 
 .PHONY: reproduce-figures
 reproduce-figures: $(VENV)/.ready-core ## the main job: run all of TIER, or what is left of it, and draw results/figures/TIER
 	@status=0; \
-	$(BIN)/python -m bench.reproduce run $(TIER) seeds=$(SEEDS) || status=$$?; \
+	$(BIN)/python -m bench.reproduce run $(TIER_ARGS) || status=$$?; \
 	[ $$status -lt 128 ] || exit $$status; \
-	$(BIN)/python -m bench.figures $(TIER) || status=$$?; \
+	$(BIN)/python -m bench.figures $(TIER_ARGS) || status=$$?; \
 	exit $$status
 
 .PHONY: test
@@ -42,11 +46,11 @@ test: $(VENV)/.ready-dev ## all tests, on the CPU
 
 .PHONY: plan
 plan: $(VENV)/.ready-core ## what TIER would run: cells, device, minutes, FLOPs, what exists; runs nothing
-	@$(BIN)/python -m bench.reproduce plan $(TIER) seeds=$(SEEDS)
+	@$(BIN)/python -m bench.reproduce plan $(TIER_ARGS)
 
 .PHONY: figures
 figures: $(TORCHLESS_READY) ## draw the published rows of TIER alone: seconds, no torch
-	@$(BIN)/python -m bench.figures $(TIER) --published
+	@$(BIN)/python -m bench.figures $(TIER_ARGS) --published
 
 .PHONY: smoke
 smoke: ## reproduce-figures with the smallest tier: everything once, tiny
@@ -54,7 +58,7 @@ smoke: ## reproduce-figures with the smallest tier: everything once, tiny
 
 .PHONY: publish
 publish: $(TORCHLESS_READY) ## copy the finished runs of TIER to results/published
-	@$(BIN)/python -m bench.publish $(TIER)
+	@$(BIN)/python -m bench.publish $(TIER_ARGS)
 
 .PHONY: test-torchless
 test-torchless: $(TORCHLESS_READY) ## the tests of what needs no torch: configuration, budget, results, figures, data
