@@ -1,6 +1,6 @@
 """From a budget to steps: how long a model trains so that the comparison is fair. No torch here.
 
-The amount that is held equal is FLOPs (match=budget) or tokens (every other method); what is realised is counted, not asked for.
+The amount held equal is FLOPs (match=budget) or tokens (every other method); what is realised is counted, not asked for.
 """
 
 import math

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import cast
 
 import torch
 from hydra.utils import instantiate
 
 from bench.budget import BudgetError, Plan, plan, solve_linear
 from bench.config import ModelConfig, RunConfig, SizeConfig
+from models.cost import Convention
 from models.lm import LM
 from models.mixer import Size
 
@@ -95,12 +97,13 @@ def prepare(run: RunConfig) -> Prepared:
     multiple = run.match.multiple if key == "ffn" else 1
     target = _reference_flops(run)(context)
     if flops(2 * multiple) == flops(multiple):
-        raise BudgetError(f"match=ffn cannot size '{run.model.name}': it has no feed-forward layer; use match=depth or match=budget")
+        raise BudgetError(f"match=ffn cannot size '{run.model.name}', which has no feed-forward layer; use match=depth")
     return Prepared(run, replace(size, **{key: solve_linear(flops, target, multiple)}))
 
 
 def _train_flops(run: RunConfig, sketch: LM) -> Callable[[int], int]:
-    return lambda tokens: sketch.cost("train", tokens, run.match.convention).flops
+    convention = cast(Convention, run.match.convention)  # checked where the configuration is parsed
+    return lambda tokens: sketch.cost("train", tokens, convention).flops
 
 
 def _reference_flops(run: RunConfig) -> Callable[[int], int]:
@@ -112,5 +115,7 @@ def _reference_amounts(run: RunConfig) -> tuple[float, float]:
     """Tokens that the reference model sees under the budget, and the FLOPs that it spends on them."""
     context = run.optim.train_context
     per_token = _reference_flops(run)(context) / context
-    flops = run.budget.flops if run.budget.flops is not None else run.budget.tokens * per_token
-    return flops / per_token, flops
+    if run.budget.tokens is not None:
+        return run.budget.tokens, run.budget.tokens * per_token
+    assert run.budget.flops is not None  # one of the two, by bench.config.parse
+    return run.budget.flops / per_token, run.budget.flops

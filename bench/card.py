@@ -12,18 +12,23 @@ from bench.errors import EXPECTED
 from bench.overrides import check_keys, expand
 from models.mixer import state_bytes
 
-HEAD = ("model", "layers", "ffn", "parameters", "FLOP/token", "head", "tokens", "steps", "lr", "state (B)", "total FLOP", "mismatch")
+HEAD = (
+    *("model", "layers", "ffn", "parameters", "FLOP/token", "head"),
+    *("tokens", "steps", "lr", "state (B)", "total FLOP", "mismatch"),
+)
 
 
 def card_row(prepared: Prepared) -> tuple[str, ...]:
     """One model's line, in the order of HEAD."""
-    run, plan, size, context = prepared.run, prepared.unchecked_plan, prepared.size, prepared.run.optim.train_context
+    run, plan, size = prepared.run, prepared.unchecked_plan, prepared.size
+    context = run.optim.train_context
     head = prepared.sketch.head_cost("train", context).flops / prepared.train_flops(context)
     state = state_bytes(prepared.sketch.init_state(1, context))
     name = run.model.name + (" (T)" if run.model.name.startswith("ttt") and run.model.backbone == "transformer" else "")
     return (
         *(name, f"{size.layers}", f"{size.ffn}", f"{prepared.parameters:,}", f"{plan.flops_per_token:.4g}", f"{head:.1%}"),
-        *(f"{plan.tokens:,}", f"{plan.steps:,}", f"{run.optim.lr:g}", f"{state:,}", f"{plan.flops:.4g}", f"{plan.mismatch:+.2%}"),
+        *(f"{plan.tokens:,}", f"{plan.steps:,}", f"{run.optim.lr:g}"),
+        *(f"{state:,}", f"{plan.flops:.4g}", f"{plan.mismatch:+.2%}"),
     )
 
 
@@ -38,7 +43,9 @@ def card_text(runs: Sequence[RunConfig]) -> tuple[str, bool]:
     is_fair = not is_matched or all(abs(p.unchecked_plan.mismatch) <= p.run.match.tolerance for p in prepared)
     held = f"within {worst:.2%} (tolerance {run.match.tolerance:.2%})" if is_matched else "NOT matched: tokens are equal"
     lines.append(f"match={run.match.method}, attention counted {run.match.convention}, training = 3x forward: FLOPs {held}")
-    lines.append(f"context {run.optim.train_context}, batch {run.optim.batch_tokens} tokens; learning rate: {run.optim.lr_source}")
+    lines.append(
+        f"context {run.optim.train_context}, batch {run.optim.batch_tokens} tokens; learning rate: {run.optim.lr_source}"
+    )
     return "\n".join(lines), is_fair
 
 

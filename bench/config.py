@@ -7,9 +7,9 @@ bench/build.py makes them, so that composing, planning and drawing need no torch
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
@@ -101,7 +101,8 @@ class OptimConfig:
     lr_source: str = MISSING
     final_lr: float = 1e-5
     warmup: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
+    beta1: float = 0.9
+    beta2: float = 0.95
     weight_decay: float = 0.1
     clip: float = 1.0
     batch_tokens: int = MISSING
@@ -110,8 +111,11 @@ class OptimConfig:
 
 @dataclass(kw_only=True)
 class DeviceConfig:
-    """conf/device: where it runs. ``flop_rate``: FLOP/s assumed by the planner where no run tells.
-    ``tokens_at_once``: what goes through a model together in an evaluation, which bounds its memory."""
+    """conf/device: where it runs.
+
+    flop_rate: FLOP/s assumed by the planner where no run tells. tokens_at_once: what goes through a model together in an
+    evaluation, which bounds its memory.
+    """
 
     name: str = MISSING
     type: str = MISSING
@@ -216,8 +220,7 @@ def _without(node: dict[str, Any], path: str) -> dict[str, Any]:
 
 def training(run: RunConfig) -> RunConfig:
     """The run that trains the model which ``run`` measures."""
-    node = OmegaConf.load(CONF / "experiment" / "train.yaml")
-    options = OmegaConf.to_container(node)
+    options = yaml.safe_load((CONF / "experiment" / "train.yaml").read_text())
     return replace(deepcopy(run), experiment=ExperimentConfig(**options))
 
 

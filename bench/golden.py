@@ -1,4 +1,4 @@
-"""Compares our TTT models with outputs of the authors' code: ``python -m bench.golden FILE.npz ...``
+"""Compares our TTT models with outputs of the authors' code: ``python -m bench.golden FILE.npz ...``.
 
 A reference file holds ``config`` (JSON, keys of models.checkpoints.official.CONFIG_KEYS), ``input_ids`` [B, L], ``logits``
 [B, L, V] and every parameter as ``param/<official state-dict name>``. Each file gets one row of errors in float64, each of
@@ -85,7 +85,7 @@ def read(path: Path) -> Reference:
 def _config(text: np.ndarray) -> dict[str, Any]:
     config = json.loads(text.item())
     if not isinstance(config, dict):
-        raise ValueError("config is not a JSON object")
+        raise ValueError("config is not a JSON object")  # noqa: TRY004  of a file, not of an argument
     return config
 
 

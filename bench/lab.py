@@ -11,7 +11,7 @@ from bench.build import DTYPES, Prepared, build_lm, prepare
 from bench.config import RunConfig
 from bench.data.corpus import Document, load_documents
 from bench.data.tokenizer import get_tokenizer
-from bench.results import Coordinate, Recorder, Row
+from bench.results import At, Coordinate, Recorder, Row
 from bench.train import load
 from models.lm import LM
 
@@ -79,11 +79,10 @@ class Lab:
             "seed": run.seed,
         }
 
-    def row(self, metric: str, value: float, unit: str, samples: Sequence[float] = (), **at: Coordinate) -> Row:
-        """A row of this run."""
+    def row(self, metric: str, value: float, unit: str, at: At, samples: Sequence[float] = ()) -> Row:
+        """A row of this run, at its own coordinates and ``at``."""
         return Row(metric=metric, value=value, unit=unit, at={**self.coordinates, **at}, samples=tuple(samples))
 
     def remaining(self, metric: str, key: str, values: Iterable[int]) -> list[int]:
-        """Those of ``values`` at which an interrupted attempt has not left a row; tells the progress so far."""
-        wanted = list(values)
-        return [value for value in wanted if not self.recorder.has(metric, **{key: value})]
+        """Those of ``values`` at which an interrupted attempt has not left a row."""
+        return [value for value in values if not self.recorder.has(metric, **{key: value})]

@@ -6,7 +6,7 @@ The grammar is Hydra's own.
 import itertools
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -24,7 +24,7 @@ def check_keys(overrides: Sequence[str]) -> None:
 
 
 def _check_key(override: Override) -> None:
-    node: type = RunConfig
+    node: Any = RunConfig
     for depth, part in enumerate(override.key_or_group.replace("/", ".").split(".")):
         if not is_dataclass(node):
             return  # the options of a layer or a measurement: its constructor is their schema

@@ -117,8 +117,8 @@ class Pool:
         except (EOFError, ConnectionResetError):
             worker.process.join()
             self._crew.remove(worker)
-            code = worker.process.exitcode
-            return Message(cell, status="killed", cause=f"its process ended with exit code {code} (-9: killed, by hand or for memory)")
+            cause = f"its process ended with exit code {worker.process.exitcode} (-9: killed, by hand or for memory)"
+            return Message(cell, status="killed", cause=cause)
         if message.status:
             worker.cell = None
         return message
@@ -142,7 +142,7 @@ def _work(pipe: Connection) -> None:
         try:
             manifest = execute(run, progress).manifest
             pipe.send(Message(cell, 1.0, manifest.status, manifest.cause))
-        except Exception as error:  # whatever it was, its status is recorded and the other cells go on
+        except Exception as error:  # noqa: BLE001  whatever it was, its status is recorded and the other cells go on
             pipe.send(Message(cell, status="failed", cause=f"{type(error).__name__}: {error}"))
 
 

@@ -28,6 +28,7 @@ PUBLISHED = ROOT / "results" / "published"
 FAILURES = ("failed", "oom", "diverged", "killed")
 
 Coordinate = int | float | str
+At = Mapping[str, Coordinate]
 
 
 class CorruptResults(ValueError):
@@ -45,7 +46,7 @@ class Row:
     metric: str
     value: float
     unit: str
-    at: Mapping[str, Coordinate]
+    at: At
     samples: tuple[float, ...] = ()
 
     def to_json(self) -> str:
@@ -211,7 +212,7 @@ def _read_rows(folder: Path, whole: bool = True) -> Iterator[Row]:
             yield Row.from_json(line)
         except (json.JSONDecodeError, TypeError, KeyError) as error:
             raise CorruptResults(
-                f"{path}, line {number} is not a row ({error}): the file is damaged; delete the folder {folder} and run it again"
+                f"{path}, line {number} is not a row ({error}): the file is damaged; delete {folder} and run it again"
             ) from error
 
 

@@ -12,6 +12,7 @@ from bench.hardware import device_name, versions
 from bench.lab import Lab
 from bench.results import (
     FAILURES,
+    At,
     Manifest,
     Recorder,
     Row,
@@ -23,7 +24,6 @@ from bench.results import (
     read_manifest,
 )
 from bench.train import Diverged
-
 
 # Statuses that a second call does not change: the same run would diverge, or run out of memory, again.
 SETTLED = ("done", "diverged", "oom")
@@ -46,9 +46,9 @@ def describe(run: RunConfig) -> Manifest:
     """The manifest that the run would begin with."""
     device, found = device_name(run.device.type), versions()
     git_sha, dirty = git_state()
-    environment = {"device": device, **{name: found[name] for name in ("torch", "triton") if name in found}}
+    measuring = {name: found[name] for name in ("torch", "triton") if name in found}
     return Manifest(
-        run_id=run_id(run, environment),
+        run_id=run_id(run, {"device": device} | measuring),
         experiment=run.experiment.name,
         config_hash=hash_of(identity(run)),
         git_sha=git_sha,
@@ -117,6 +117,6 @@ def _fail(lab: Lab, error: Exception) -> None:
 def record_failure(recorder: Recorder, status: str, cause: str, run: RunConfig) -> None:
     """Leaves the status and a row that figures can show: never a silent gap."""
     assert status in FAILURES
-    at = {"model": run.model.name, "backbone": run.model.backbone, "size": run.size.name, "seed": run.seed}
+    at: At = {"model": run.model.name, "backbone": run.model.backbone, "size": run.size.name, "seed": run.seed}
     recorder.write(Row(metric="failure", value=1.0, unit="1", at=at))
     recorder.finish(status, cause)

@@ -53,7 +53,9 @@ def make_optimizer(lm: LM, optim: OptimConfig) -> torch.optim.AdamW:
         {"params": [p for p in lm.parameters() if id(p) not in exempt], "weight_decay": optim.weight_decay},
         {"params": [p for p in lm.parameters() if id(p) in exempt], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=optim.lr, betas=tuple(optim.betas), eps=1e-8, fused=True)
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=1e-8, fused=True
+    )
 
 
 def train(
@@ -90,7 +92,9 @@ def train(
     return curve
 
 
-def _train_step(lm: LM, optimizer: torch.optim.AdamW, plan: Plan, batches: TrainBatches, optim: OptimConfig, step: int) -> float:
+def _train_step(
+    lm: LM, optimizer: torch.optim.AdamW, plan: Plan, batches: TrainBatches, optim: OptimConfig, step: int
+) -> float:
     rows, length = plan.shape(step)
     tokens = torch.from_numpy(batches.batch(step * plan.rows, rows, length)).to(lm.embedding.weight.device)
     for mixer in lm.mixers:

@@ -39,7 +39,7 @@ class Size:
             raise SizeError(f"{self.heads} heads do not divide width {self.width}; choose heads that do")
 
         if self.head_dim % 2:
-            raise SizeError(f"the head dim {self.width}/{self.heads} is odd, and rotary positions pair its dims; choose other heads")
+            raise SizeError(f"head dim {self.width}/{self.heads} is odd, but rotary positions pair dims; choose other heads")
 
     @property
     def head_dim(self) -> int:

@@ -8,6 +8,7 @@ by two short convolutions, and gates the output. The block-level convolution is 
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -59,7 +60,7 @@ class TTT(Mixer):
         else:
             self.k = linear(width, width)
         widths = [head_dim, head_dim] if inner == "linear" else [head_dim, 4 * head_dim, head_dim]
-        shapes = list(zip(widths[:-1], widths[1:], strict=True))
+        shapes = list(pairwise(widths))
         self.inner_weights = nn.ParameterList(torch.empty(heads, i, o).normal_(std=0.02) for i, o in shapes)
         self.inner_biases = nn.ParameterList(torch.zeros(heads, o) for _, o in shapes)
         self.lr_weight = nn.Parameter(torch.empty(heads, width).normal_(std=0.02))
@@ -128,7 +129,13 @@ class TTT(Mixer):
 
     @torch.no_grad()
     def inner_losses(self, x: Float[Tensor, "B T D"]) -> dict[str, Float[Tensor, "B T H"]]:
-        """Inner loss of each token and head with W0, and with the weights before and after the update of its mini-batch."""
+        """Inner loss of each token and head with W0, and with the weights before and after the update of its mini-batch.
+
+        Raises:
+            ValueError: T is not a multiple of the mini-batch, so the last one is never updated.
+        """
+        if x.shape[1] % self.mini_batch:
+            raise ValueError(f"{x.shape[1]} tokens are not whole mini-batches of {self.mini_batch}; cut the rest")
         q, k, v, rho = self.views(x, torch.arange(x.shape[1], device=x.device))
         state = self.init_state(x.shape[0], x.shape[1]).inner
         start = tuple(w.clone() for w in state.weights), tuple(b.clone() for b in state.biases)

@@ -9,7 +9,7 @@ import torch
 
 from bench.build import Prepared
 from bench.lab import Lab
-from bench.results import Row
+from bench.results import At, Row
 from bench.timing import sample
 from models.lm import LM
 
@@ -41,11 +41,11 @@ class DecodeLatency:
                 lm.prefill(tokens[:, start : min(start + self.fill, context)], state)
             filled = context
             seconds = self._steps(lm, copy.deepcopy(state), tokens[:, context - 1], lab.device)
-            at = {"phase": "step", "context": context, "batch": self.batch}
+            at: At = {"phase": "step", "context": context, "batch": self.batch}
             median = float(torch.tensor(seconds).median())
             if not lab.recorder.has("throughput", context=context):
-                yield lab.row("throughput", self.batch / median, "token/s", **at)
-            yield lab.row("latency", median, "s", seconds, **at)
+                yield lab.row("throughput", self.batch / median, "token/s", at)
+            yield lab.row("latency", median, "s", at, seconds)
             lab.progress(context / max(self.contexts))
 
     def _steps(self, lm: LM, state: list[Any], last: torch.Tensor, device: torch.device) -> tuple[float, ...]:

@@ -11,8 +11,8 @@ from bench.config import ConfigError
 from bench.data.batches import context_windows
 from bench.evaluate import clusters
 from bench.lab import Lab
-from bench.results import Row
-from models.lm import LM
+from bench.results import At, Row
+from models.lm import LM, Branch
 from models.ttt import TTT
 
 
@@ -38,17 +38,24 @@ class InnerLoss:
         documents = lab.documents("heldout")
         windows = context_windows(documents, self.context, 1, self.windows_per_document)
         tokens = torch.from_numpy(np.stack([w.tokens[: self.context] for w in windows]).astype(np.int64)).to(lab.device)
-        losses = list(inner_losses(lab.trained_lm(), tokens))
+        losses, place = list(inner_losses(lab.trained_lm(), tokens)), clusters(windows, documents)
         if not losses:
-            raise ConfigError(f"'{lab.run.model.name}' has no inner loss; choose a TTT model: model=ttt_linear or model=ttt_mlp")
+            raise ConfigError(
+                f"'{lab.run.model.name}' has no inner loss; choose a TTT model: model=ttt_linear or model=ttt_mlp"
+            )
         for layer, by_weights in enumerate(losses):
             for weights, loss in by_weights.items():
                 for edge in range(self.bucket, self.context + 1, self.bucket):
                     if not lab.recorder.has("inner_loss", layer=layer, weights=weights, position=edge):
                         means = loss[:, edge - self.bucket : edge].mean((1, 2)).double()
-                        at = {"layer": layer, "weights": weights, "position": edge, "context": self.context}
-                        at["clusters"] = clusters(windows, documents)
-                        yield lab.row("inner_loss", float(means.mean()), "1", means.tolist(), **at)
+                        at: At = {
+                            "layer": layer,
+                            "weights": weights,
+                            "position": edge,
+                            "context": self.context,
+                            "clusters": place,
+                        }
+                        yield lab.row("inner_loss", float(means.mean()), "1", at, means.tolist())
 
 
 @torch.no_grad()
@@ -56,6 +63,7 @@ def inner_losses(lm: LM, tokens: torch.Tensor) -> Iterator[dict[str, torch.Tenso
     """Of every TTT layer, from input to output, the loss of each token and head [B, T, H] at w0, before and after."""
     h = lm.embedding(tokens)
     for branch in lm.branches:
+        assert isinstance(branch, Branch)
         if isinstance(branch.mixer, TTT):
             yield branch.mixer.inner_losses(branch.norm(h))
         h = branch(h)

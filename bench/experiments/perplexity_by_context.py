@@ -1,4 +1,4 @@
-"""Perplexity at context c: the same targets, with the model started c tokens before the first of them (paper, figure 2 right)."""
+"""Perplexity at context c: the same targets, with the model started c tokens before the first (paper, figure 2 right)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from bench.build import Prepared
 from bench.data.batches import context_windows
 from bench.evaluate import bits_per_byte, clusters, window_nll
 from bench.lab import Lab
-from bench.results import Row
+from bench.results import At, Row
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class PerplexityByContext:
         """nll and bits per byte at every context; samples are means of windows, which have equally many targets."""
         documents = lab.documents("heldout")
         windows = context_windows(documents, max(self.contexts), self.targets, self.windows_per_document)
-        lm = lab.trained_lm()
+        lm, place = lab.trained_lm(), clusters(windows, documents)
         for context in lab.remaining("nll", "context", self.contexts):
             losses = np.stack(list(window_nll(lm, windows, lab.run.device.tokens_at_once, context, self.targets)))
             means = losses.mean(axis=1, dtype="float64")
-            at = {"split": "heldout", "context": context, "n_targets": losses.size, "clusters": clusters(windows, documents)}
+            at: At = {"split": "heldout", "context": context, "n_targets": losses.size, "clusters": place}
             if not lab.recorder.has("bits_per_byte", context=context):
-                yield lab.row("bits_per_byte", bits_per_byte(float(means.mean()), documents), "bit/byte", **at)
-            yield lab.row("nll", float(means.mean()), "nat/token", means.tolist(), **at)
+                yield lab.row("bits_per_byte", bits_per_byte(float(means.mean()), documents), "bit/byte", at)
+            yield lab.row("nll", float(means.mean()), "nat/token", at, means.tolist())
             lab.progress(sum(c for c in self.contexts if c <= context) / sum(self.contexts))

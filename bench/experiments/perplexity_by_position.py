@@ -1,4 +1,4 @@
-"""Perplexity by position: one pass over each window, log-likelihoods averaged in buckets of the position (paper, figure 2 right)."""
+"""Perplexity by position: one pass over each window, averaged in buckets of the position (paper, figure 2 right)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from bench.build import Prepared
 from bench.data.batches import context_windows
 from bench.evaluate import clusters, window_nll
 from bench.lab import Lab
-from bench.results import Row
+from bench.results import At, Row
 
 
 @dataclass(frozen=True)
 class PerplexityByPosition:
-    """Windows of ``context`` tokens and one more; the bucket of edge e holds positions e/2 < p <= e, the first one all up to it.
+    """Windows of ``context`` tokens and one more; the bucket of edge e holds positions e/2 < p <= e, the first all up to it.
 
     The position of a target is the number of tokens before it in the window.
     """
@@ -41,6 +41,6 @@ class PerplexityByPosition:
         for low, edge in zip([0, *edges], edges, strict=False):
             if edge in missing:
                 means = losses[:, low:edge].mean(axis=1, dtype="float64")
-                at = {"split": "heldout", "context": self.context, "position": edge, "clusters": clusters(windows, documents)}
-                n = losses[:, low:edge].size
-                yield lab.row("nll", float(means.mean()), "nat/token", means.tolist(), n_targets=n, **at)
+                n, place = losses[:, low:edge].size, clusters(windows, documents)
+                at: At = {"split": "heldout", "context": self.context, "position": edge, "n_targets": n, "clusters": place}
+                yield lab.row("nll", float(means.mean()), "nat/token", at, means.tolist())

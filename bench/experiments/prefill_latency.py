@@ -9,7 +9,7 @@ import torch
 
 from bench.build import Prepared
 from bench.lab import Lab
-from bench.results import Row
+from bench.results import At, Row
 from bench.timing import sample
 
 
@@ -43,8 +43,8 @@ class PrefillLatency:
             seconds = sample(run, lab.device, prepare=renew, **self.sampling)
             lm.step(tokens[:, -1], state)  # the state is ready for a step, or this fails
             median = float(torch.tensor(seconds).median())
-            at = {"phase": "prefill", "context": context, "batch": self.batch}
+            at: At = {"phase": "prefill", "context": context, "batch": self.batch}
             if not lab.recorder.has("throughput", context=context):
-                yield lab.row("throughput", self.batch * context / median, "token/s", **at)
-            yield lab.row("latency", median, "s", seconds, **at)
+                yield lab.row("throughput", self.batch * context / median, "token/s", at)
+            yield lab.row("latency", median, "s", at, seconds)
             lab.progress(sum(c for c in self.contexts if c <= context) / sum(self.contexts))

@@ -23,4 +23,4 @@ class StateVsContext:
         """state (byte) of one sequence at every context."""
         sketch = lab.prepared.sketch.to(DTYPES[lab.run.device.dtype])
         for context in lab.remaining("state", "context", self.contexts):
-            yield lab.row("state", state_bytes(sketch.init_state(1, context)), "byte", context=context, batch=1)
+            yield lab.row("state", state_bytes(sketch.init_state(1, context)), "byte", {"context": context, "batch": 1})

@@ -7,7 +7,7 @@ from bench.build import Prepared
 from bench.data.batches import TrainBatches, heldout_windows
 from bench.evaluate import bits_per_byte, clusters, window_nll
 from bench.lab import Lab
-from bench.results import Row
+from bench.results import At, Row
 from bench.train import Curve, load, save, train
 from models.mixer import state_bytes
 
@@ -37,8 +37,8 @@ class Train:
             stride = max(1, len(curve) // self.curve_points)
             for tokens, loss in curve[:-1:stride]:
                 if not lab.recorder.has("train_nll", tokens=tokens):
-                    yield lab.row("train_nll", loss, "nat/token", split="train", tokens=tokens)
-            yield lab.row("train_nll", curve[-1][1], "nat/token", split="train", tokens=curve[-1][0])
+                    yield lab.row("train_nll", loss, "nat/token", {"split": "train", "tokens": tokens})
+            yield lab.row("train_nll", curve[-1][1], "nat/token", {"split": "train", "tokens": curve[-1][0]})
         if self.heldout:
             yield from self._heldout(lab)
 
@@ -60,11 +60,12 @@ class Train:
         losses = list(window_nll(lab.trained_lm(), windows, lab.run.device.tokens_at_once))
         counts = [len(loss) for loss in losses]
         mean = sum(float(loss.sum(dtype="float64")) for loss in losses) / sum(counts)
-        at = {"split": "heldout", "context": context, "n_targets": sum(counts), "clusters": clusters(windows, documents)}
+        place = clusters(windows, documents)
+        at: At = {"split": "heldout", "context": context, "n_targets": sum(counts), "clusters": place}
         for row in (
-            lab.row("targets", sum(counts), "token", counts, **at),
-            lab.row("bits_per_byte", bits_per_byte(mean, documents), "bit/byte", **at),
-            lab.row("nll", mean, "nat/token", [float(loss.mean(dtype="float64")) for loss in losses], **at),
+            lab.row("targets", sum(counts), "token", at, counts),
+            lab.row("bits_per_byte", bits_per_byte(mean, documents), "bit/byte", at),
+            lab.row("nll", mean, "nat/token", at, [float(loss.mean(dtype="float64")) for loss in losses]),
         ):
             if not lab.recorder.has(row.metric, split="heldout"):
                 yield row
@@ -74,7 +75,7 @@ def card(lab: Lab) -> Iterator[Row]:
     """The fairness card: what was held equal, what was not, and what is left of the difference."""
     run, prepared, plan = lab.run, lab.prepared, lab.prepared.unchecked_plan
     context = run.optim.train_context
-    total = prepared.sketch.cost("train", context, run.match.convention).flops
+    total = prepared.train_flops(context)
     head = prepared.sketch.head_cost("train", context).flops
     for metric, value, unit in (
         ("parameters", prepared.parameters, "1"),
@@ -87,4 +88,4 @@ def card(lab: Lab) -> Iterator[Row]:
         ("train_flops", plan.flops, "FLOP"),
         ("mismatch", plan.mismatch, "1"),
     ):
-        yield lab.row(metric, value, unit, context=context)
+        yield lab.row(metric, value, unit, {"context": context})

@@ -25,7 +25,7 @@ class Data:
         return frame(self.runs)
 
     def select(self, experiment: str, metrics: Sequence[str], timing: bool = False, **at: str | int) -> pd.DataFrame:
-        """Rows of an experiment. Of rows that agree in every coordinate the latest stays (on each device, where times are measured)."""
+        """Rows of an experiment; of those that agree in every coordinate the latest. timing: the device is a coordinate too."""
         rows = self.table[(self.table.experiment == experiment) & self.table.metric.isin(list(metrics))]
         for key, value in at.items():
             rows = rows[rows[key] == value]
@@ -45,7 +45,7 @@ class Data:
 
     def failures(self, experiment: str, x: str) -> pd.DataFrame:
         """The rows ``failure`` of an experiment whose place ``x`` is known."""
-        rows = self.select(experiment, ["failure"])
+        rows = self.table[(self.table.experiment == experiment) & (self.table.metric == "failure")]
         return rows[rows[x].notna() & rows.status.isin(FAILURES)]
 
 

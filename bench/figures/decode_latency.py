@@ -16,6 +16,7 @@ from bench.figures.style import digits, styled
 from bench.stats import Interval
 
 NAME = "decode_latency"
+TITLE = "Decode time"
 EXPERIMENTS = (NAME,)
 # Percentiles of the samples that the axis shows; the few beyond are counted in the caption.
 SHOWN = (0.5, 99.0)
@@ -29,31 +30,31 @@ def rows(data: Data) -> pd.DataFrame:
 @styled
 def draw(data: Data) -> Figure:
     """Left: median step and every step. Right: mean over whole cycles, which is what throughput pays."""
-    table, page = rows(data), Page("Decode time", Layout((1.0, 1.0), gap_in=0.85))
-    left, right = page.axes
+    table = rows(data)
     if table.empty:
-        panels.say_empty(page, f"python -m bench experiment={NAME}")
-        return page.finish([], [], footer.alarms(data, table, EXPERIMENTS), [])
+        return panels.empty(TITLE, NAME, footer.alarms(data, table, EXPERIMENTS))
+    page = Page(TITLE, Layout((1.0, 1.0), gap_in=0.85))
+    left, right = page.axes
     drawn = lines(table, APART_LATENCY)
     curves = [time_curve(line, "context", lambda seconds, _: 1e3 * seconds) for line in drawn]
     means = [_mean_step(line) for line in drawn]
     for ax, each in ((left, curves), (right, means)):
-        panels.token_axis(ax, table.context, "depth: tokens in the state (1k = 1,024)")
+        panels.token_axis(page, ax, table.context, "depth: tokens in the state (1k = 1,024)")
         ax.set_yscale("log")
         for one in each:
             panels.draw_bars(ax, one)
-            panels.draw_samples(ax, one)
+            panels.draw_dots(ax, one, panels.SAMPLE)
     outside = _limit([left, right], curves, means)
     panels.mark_failures(page, left, data.failures(NAME, "context"), "context")
-    left.set_ylabel("time per step of the batch (ms)\nmedian")
-    right.set_ylabel("time per step of the batch (ms)\nmean over whole cycles")
+    left.set_ylabel("median time per step (ms)")
+    right.set_ylabel("mean time per step, whole cycles (ms)")
     captions = [_caption(table, curves), *outside, *footer.published(table)]
     return page.finish(legend_of(drawn), captions, footer.alarms(data, table, EXPERIMENTS), footer.facts(table))
 
 
 def _caption(table: pd.DataFrame, curves: Sequence[Curve]) -> str:
     batches = ", ".join(f"{int(batch)}" for batch in sorted(table.batch.unique()))
-    text = f"Left: median of {footer.samples(curves)} per point, batch {batches}; bars: its 95 % interval; dots: every step."
+    text = f"Left: median of {footer.samples(curves)}, batch {batches}; dots: every step."
     cycles = sorted(int(size) for size in table.mini_batch.dropna().unique() if size > 1)
     words = " and ".join(str(size) for size in cycles)
     return text + (

@@ -2,12 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from bench.figures.data import Data
 from bench.figures.frame import groups, records
 from bench.figures.lines import Curve
 from bench.figures.style import digits, look_of
+
+NBSP = "\u00a0"
+# Documents are named in the caption up to this many.
+NAMED = 4
 
 
 def facts(rows: pd.DataFrame) -> list[str]:
@@ -16,20 +21,22 @@ def facts(rows: pd.DataFrame) -> list[str]:
         return []
     counted = f"match={_words(rows.match)}, attention counted {_words(rows.convention)}"
     pairs = rows[["budget_flops", "budget"]].drop_duplicates().sort_values("budget_flops")
-    budgets = ", ".join(f"{row['budget']} ({digits(row['budget_flops'])} FLOP)" for row in records(pairs))
+    budgets = ", ".join(f"{row['budget']} ({digits(row['budget_flops'])}{NBSP}FLOP)" for row in records(pairs))
     sources = sorted(set(rows.sources))
-    where = f"sources {sources[0]}" if len(sources) == 1 else f"SOURCES DIFFER: {', '.join(sources)}"
-    first = f"device {_words(rows.device)} · {_words(rows.dtype)} · {counted} · budget {budgets} · size {_words(rows['size'])}"
+    where = f"sources{NBSP}{sources[0]}" if len(sources) == 1 else f"SOURCES DIFFER: {', '.join(sources)}"
+    first = (
+        f"device {_words(rows.device)} · {_words(rows.dtype)} · {counted} · budget {budgets} · size{NBSP}{_words(rows['size'])}"
+    )
     ids = sorted({run_id.rsplit("-", 1)[-1] for run_id in rows.run_id})
     return [f"{first} · {where}", f"runs {' '.join(ids)}"]
 
 
 def alarms(data: Data, rows: pd.DataFrame, experiments: Sequence[str], expected: Sequence[str] | None = None) -> list[str]:
-    """Which models are missing and which runs did not end well."""
+    """That FLOPs are not matched, where that is so; which models are missing and which runs did not end well."""
     missing = [look_of(name).label for name in data.missing(rows, expected)]
     own = "own " if not rows.empty and rows.published.astype(bool).any() else ""
     absent = [f"No {own}rows of: {', '.join(missing)}"] if missing else []
-    return absent + data.troubles(experiments)
+    return [*(unmatched(rows) if "train" in experiments else []), *absent, *data.troubles(experiments)]
 
 
 def published(rows: pd.DataFrame, marks: str = "hollow, dotted, without intervals") -> list[str]:
@@ -42,28 +49,35 @@ def published(rows: pd.DataFrame, marks: str = "hollow, dotted, without interval
 
 
 def seeds(rows: pd.DataFrame) -> str:
-    """1 seed, or how many and what that means."""
+    """How many seeds stand behind a line."""
     counts = {part.seed.nunique() for _, part in groups(rows, ["series", "published"])}
-    text = _range(counts, "seed")
-    return text if counts == {1} else f"{text} (small dots: single seeds; line: their mean)"
+    return _range(counts, "seed")
 
 
-def windows(curves: Iterable[Curve], documents: pd.Series) -> str:
-    """What the intervals of losses say: n and unit of the clusters, and the documents."""
-    curves = [curve for curve in curves if len(curve.n)]
+def windows(curves: Sequence[Curve], documents: pd.Series) -> str:
+    """What the intervals of losses are: n and unit of the clusters, the documents, and what the intervals do not cover."""
+    units = sorted({curve.unit for curve in curves})
+    counted = ", ".join(_range({n for curve in curves if curve.unit == unit for n in curve.n}, unit[:-1]) for unit in units)
     names = sorted({part.rsplit(":", 1)[0] for text in documents.dropna().unique() for part in text.split(",")})
-    counted = ", ".join(
-        _range({n for c in curves if c.unit == unit for n in c.n}, unit[:-1]) for unit in sorted({c.unit for c in curves})
-    )
-    within = (
-        f" of {len(names)} {'documents' if len(names) > 1 else 'document'} ({', '.join(names)})" if 0 < len(names) <= 4 else ""
-    )
-    return f"95 % cluster bootstrap over {counted}{within}; it covers the choice of text, not of training seed"
+    within = f" of {_range([len(names)], 'document')} ({', '.join(names)})" if 0 < len(names) <= NAMED else ""
+    if not any(np.isfinite(curve.low).any() for curve in curves):
+        return f"none, {counted}{within} are too few"
+    dots = "; small dots: single seeds, line: their mean" if any(curve.dots for curve in curves) else ""
+    return f"95 % cluster bootstrap over {counted}{within}; it covers the choice of text, not of training seed{dots}"
 
 
-def samples(curves: Iterable[Curve]) -> str:
-    """How many samples stand behind the points of latency curves."""
-    return _range({n for curve in curves for n in curve.n}, "sample")
+def samples(curves: Sequence[Curve]) -> str:
+    """How many samples stand behind the points of latency curves, and what the bars are."""
+    known = any(np.isfinite(curve.low).any() for curve in curves)
+    bars = "bars: 95 % interval of the median" if known else "too few for a 95 % interval"
+    return f"{_range({n for curve in curves for n in curve.n}, 'sample')} per point ({bars})"
+
+
+def unmatched(rows: pd.DataFrame) -> list[str]:
+    """The sentence that says that models saw equal tokens, not equal FLOPs."""
+    conventions = rows[rows.match == "tokens"].convention
+    where = f"match=tokens, attention counted {_words(conventions)}"
+    return [] if conventions.empty else [f"FLOPs are NOT matched ({where}): models saw the same tokens."]
 
 
 def _range(counts: Iterable[int], noun: str) -> str:

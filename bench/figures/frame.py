@@ -55,7 +55,14 @@ def _records(run: Run) -> Iterator[dict[str, Any]]:
             "samples": row.samples,
             "target_counts": weights,
         }
-        yield {"seed": run.manifest.seed, **row.at, **facts, **measured, "row": row}
+        yield {
+            "seed": run.manifest.seed,
+            "budget_flops": run.config["budget"]["flops"],
+            **row.at,
+            **facts,
+            **measured,
+            "row": row,
+        }
 
 
 def _place(row: Row) -> frozenset[tuple[str, Coordinate]]:

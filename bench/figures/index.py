@@ -73,11 +73,15 @@ def draw_all(
     return 1 if incomplete else 0
 
 
+def hash_of_rows(rows: pd.DataFrame) -> str:
+    """SHA-256 of the rows of a table as sorted lines of JSON."""
+    return hashlib.sha256("\n".join(sorted(row.to_json() for row in rows.row)).encode()).hexdigest()
+
+
 def _entry(name: str, data: Data, files: Sequence[str], tiers: Mapping[str, str]) -> dict[str, Any]:
     """A figure's part of the index."""
     rows = FIGURES[name].rows(data)
     missing = data.missing(rows, inner_loss.expected_of(data) if name == "inner_loss" else None)
-    lines = sorted(row.to_json() for row in rows.row)
     return {
         "files": list(files),
         "status": "no_rows" if rows.empty else "partial" if missing else "drawn",
@@ -88,8 +92,8 @@ def _entry(name: str, data: Data, files: Sequence[str], tiers: Mapping[str, str]
             number for number in LIKE[name] if not (tiers.get(number) == data.tier and name in DRAWN_BY.get(number, ()))
         ],
         "runs": sorted(set(rows.run_id)),
-        "rows": len(lines),
-        "rows_sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+        "rows": len(rows),
+        "rows_sha256": hash_of_rows(rows),
         "sources": sorted(set(rows.sources)),
         "sources_differ": rows.sources.nunique() > 1,
         "published": bool(rows.published.astype(bool).any()),

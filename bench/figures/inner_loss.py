@@ -1,4 +1,4 @@
-"""The inner loss of TTT layers by position: of the initial weights, and before and after each update (paper, figures 4 and 14)."""
+"""The inner loss of TTT layers by position: initial weights, before and after each update (paper, figures 4 and 14)."""
 
 from dataclasses import replace
 
@@ -14,6 +14,7 @@ from bench.figures.page import Layout, Page
 from bench.figures.style import INK, Dashes, Look, styled
 
 NAME = "inner_loss"
+TITLE = "Inner loss of the TTT layers"
 EXPERIMENTS = ("train", NAME)
 COLUMNS = 4
 WEIGHTS: dict[str, tuple[str, Dashes, str]] = {
@@ -33,9 +34,7 @@ def draw(data: Data) -> Figure:
     """One panel per TTT model and layer; three lines each."""
     table, expected = rows(data), expected_of(data)
     if table.empty:
-        page = Page("Inner loss of the TTT layers")
-        panels.say_empty(page, f"python -m bench experiment={NAME}")
-        return page.finish([], [], footer.alarms(data, table, EXPERIMENTS, expected), [])
+        return panels.empty(TITLE, NAME, footer.alarms(data, table, EXPERIMENTS, expected))
     cells = [(line, layer, part) for line in lines(table) for layer, part in groups(line.rows, "layer")]
     columns = min(COLUMNS, max(cell[0].rows.layer.nunique() for cell in cells))
     places = _places(cells, columns)
@@ -73,13 +72,13 @@ def _panel(page: Page, place: int, cell: tuple[Line, int, pd.DataFrame]) -> tupl
     line, layer, part = cell
     ax = page.axes[place]
     ax.set_title(f"{line.look.label}, layer {int(layer)}", loc="left", color=line.look.colour)
-    panels.token_axis(ax, part.position, "")
+    panels.token_axis(page, ax, part.position, "")
     panels.mark_training(page, ax, panels.trained_to(part), named=False)
     curves = []
     for weights in WEIGHTS:
         curves.append(loss_curve(Line(_look(line, weights), part[part.weights == weights]), "position"))
         panels.draw_curve(ax, curves[-1])
-    cap = panels.trusted_top(curves, max(panels.trained_to(part)))
+    cap = max(panels.trusted_top([one], max(panels.trained_to(part))) for one in curves)
     return curves, panels.clip(page, ax, curves, cap)
 
 

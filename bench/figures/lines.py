@@ -28,6 +28,7 @@ APART = (
     "mini_batch",
     "impl",
     "exec",
+    "lr",
 )
 APART_LATENCY = (*APART, "batch", "device")
 
@@ -53,7 +54,7 @@ class Windows:
         return np.array_equal(self.documents, other.documents) and np.array_equal(self.counts, other.counts)
 
     def interval(self, other: "Windows | None" = None) -> Interval:
-        """Mean, or mean paired difference to ``other``, with its cluster-bootstrap interval; infinite where a loss is not finite."""
+        """Mean, or mean paired difference to ``other``, with its cluster-bootstrap interval; inf where a loss is not finite."""
         values = self.values if other is None else self.values - other.values
         if not len(values) or not np.isfinite(values).all():
             return Interval(math.inf, -math.inf, math.inf, len(values), "windows")
@@ -80,6 +81,7 @@ class Curve:
         """The curve with ``function``, which must be increasing, of its values."""
         with np.errstate(over="ignore"):
             mapped: dict[str, Any] = {name: function(getattr(self, name)) for name in ("value", "low", "high")}
+            mapped |= {name: np.where(np.isfinite(mapped[name]), mapped[name], np.nan) for name in ("low", "high")}
             dots = tuple((x, float(function(np.array(y)))) for x, y in self.dots)
         return replace(self, **mapped, dots=dots)
 
@@ -118,7 +120,9 @@ def windows_of(rows: pd.DataFrame) -> Windows:
 def _windows(row: Mapping[str, Any]) -> Windows:
     samples, counts, clusters = row["samples"], row["target_counts"], row["clusters"]
     names, sizes = (
-        zip(*(part.rsplit(":", 1) for part in clusters.split(","))) if isinstance(clusters, str) else ([0], [len(samples)])
+        zip(*(part.rsplit(":", 1) for part in clusters.split(",")), strict=True)
+        if isinstance(clusters, str)
+        else ([0], [len(samples)])
     )
     documents = np.repeat(np.arange(len(names)), np.array(sizes, dtype=int))
     weights = np.array(counts, dtype=float) if len(counts) else np.ones(len(samples))
@@ -131,10 +135,10 @@ def _windows(row: Mapping[str, Any]) -> Windows:
 
 
 def loss_curve(line: Line, x: str) -> Curve:
-    """The line's losses over ``x`` (mean over seeds) with cluster-bootstrap intervals; dots are the seeds where there are several."""
+    """The line's losses over ``x`` (mean over seeds) with cluster-bootstrap intervals; dots are the seeds if several."""
     points = [(place, windows_of(part).interval(), part.value) for place, part in groups(line.rows, x)]
     # a row's own value, which needs no samples, unless it is not finite
-    intervals = [replace(interval, value=float(values.mean())) for _, interval, values in points]
+    intervals = [replace(interval, value=float(values.mean(skipna=False))) for _, interval, values in points]
     dots = tuple((place, y) for place, _, values in points if len(values) > 1 for y in values)
     return curve(line.look, [place for place, _, _ in points], intervals, dots)
 
@@ -151,7 +155,7 @@ def change_curve(line: Line, x: str) -> Curve:
 
 
 def time_curve(line: Line, x: str, scale: Callable[[float, float], float] = lambda seconds, x: seconds) -> Curve:
-    """Median over all samples at each ``x`` with its distribution-free interval; dots are the samples. scale: (seconds, x) → y."""
+    """Median over all samples at each ``x`` with its interval; dots are the samples. scale: (seconds, x) → y."""
     points = []
     for place, part in groups(line.rows, x):
         seconds = [s for row in records(part[["samples", "value"]]) for s in (row["samples"] or (row["value"],))]

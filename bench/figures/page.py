@@ -25,7 +25,7 @@ LEGEND_STYLE |= {"handlelength": 2.6, "columnspacing": 1.6, "labelspacing": 0.35
 
 @dataclass(frozen=True)
 class Layout:
-    """Panels of a page: relative widths of the columns, rows, and inches: a panel's height, gaps, room below an axis, the page."""
+    """Relative widths of columns, number of rows; in inches a panel's height, gaps, room below an axis, the page."""
 
     columns: tuple[float, ...] = (1.0,)
     rows: int = 1
@@ -108,7 +108,7 @@ class Page:
     def _wrap(self, text: str) -> list[str]:
         """Lines as wide as the page."""
         lines = [""]
-        for word in text.split():
+        for word in text.split(" "):
             longer = f"{lines[-1]} {word}".strip()
             fits = width_in(longer) <= self.layout.width_in - MARGIN_IN - RIGHT_IN
             lines[-1:] = [longer] if fits else [lines[-1], word]

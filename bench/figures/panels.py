@@ -1,4 +1,4 @@
-"""Pieces that several figures share: context axes, bands, the region beyond the training context, clipping with printed values."""
+"""What several figures share: token axes, bands, the region beyond the training context, clipping with printed values."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,20 +7,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from bench.figures.frame import records
+from bench.figures.frame import groups
 from bench.figures.lines import Curve
-from bench.figures.page import Note, Page
-from bench.figures.style import ALARM, QUIET, digits, look_of
+from bench.figures.page import Layout, Note, Page
+from bench.figures.style import QUIET, digits, look_of, width_in
 
 # Beyond the training context a curve may explode: an axis ends at this multiple of the values that are within it.
-CLIP_FACTOR = 1.3
+CLIP_FACTOR = 1.5
 CLIPPED = (
-    "An axis ends somewhat above what models reach within the training context (or at the smallest x, if none is within): values "
-    "beyond are printed above it. They say how a model fails outside its training, not that another one is better."
+    "An axis ends somewhat above what models reach within the training context (or at the smallest x, if none is within): "
+    "values beyond are printed above it. They say how a model fails outside its training, not that another one is better."
 )
-OCTAVE_FOR_TEXT_IN = 0.33
+# Inches that a printed value and a tick's label need; decades that have room for ticks at 2 and 5; points that crowd a panel.
+VALUE_IN, TICK_IN, FEW_DECADES, CROWD = 0.33, 0.28, 3.5, 16
+# A note closer than this share of the width to a panel's edge is aligned with it.
+EDGE = 0.2
+# Opacity of dots: few seeds, many samples.
+SEED, SAMPLE = 0.7, 0.25
 
 
 def tokens_label(tokens: float) -> str:
@@ -28,12 +34,14 @@ def tokens_label(tokens: float) -> str:
     return f"{tokens / 1024:g}k" if tokens >= 1024 else f"{tokens:g}"
 
 
-def token_axis(ax: Axes, places: Iterable[float], label: str) -> None:
-    """A log2 axis of numbers of tokens with a tick at each place."""
+def token_axis(page: Page, ax: Axes, places: Iterable[float], label: str) -> None:
+    """A log2 axis of numbers of tokens; a tick at each octave of the places, or at every second, third … where they would touch."""
     places = sorted(set(places))
     ax.set_xscale("log", base=2)
     ax.set_xlim(places[0] / 1.25, places[-1] * 1.25)
-    ax.xaxis.set_major_locator(FixedLocator(places))
+    octaves = [place for place in places if math.log2(place / places[0]).is_integer()]
+    octave_in = page.panel_width_in(ax) / math.log2(places[-1] / places[0] * 1.25**2)
+    ax.xaxis.set_major_locator(FixedLocator(octaves[:: math.ceil(TICK_IN / octave_in)]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: tokens_label(x)))
     ax.set_xlabel(label)
@@ -42,12 +50,11 @@ def token_axis(ax: Axes, places: Iterable[float], label: str) -> None:
 def draw_curve(ax: Axes, curve: Curve) -> None:
     """The line with its markers, its dots (single seeds) and, unless it shows published rows beside others, its band."""
     ok = np.isfinite(curve.value)
-    ax.plot(curve.x[ok], curve.value[ok], **curve.look.kwargs, zorder=3)
+    crowded = {"markersize": 1.8} if len(curve.x) > CROWD else {}
+    ax.plot(curve.x[ok], curve.value[ok], **curve.look.kwargs | crowded)
     if not curve.look.published:
         ax.fill_between(curve.x, curve.low, curve.high, color=curve.look.colour, alpha=0.16, linewidth=0, zorder=2)
-    if curve.dots:
-        x, y = zip(*curve.dots, strict=True)
-        ax.plot(x, y, linestyle="", marker=".", markersize=3, color=curve.look.colour, alpha=0.7, zorder=2)
+    draw_dots(ax, curve, SEED)
 
 
 def draw_bars(ax: Axes, curve: Curve) -> None:
@@ -63,7 +70,6 @@ def draw_bars(ax: Axes, curve: Curve) -> None:
         capsize=2.5,
         elinewidth=1,
         **curve.look.kwargs,
-        zorder=3,
     )
 
 
@@ -75,27 +81,39 @@ def trained_to(rows: pd.DataFrame) -> list[int]:
 def mark_training(page: Page, ax: Axes, contexts: Sequence[int], named: bool = True) -> None:
     """A vertical line at each training context; beyond the last one the panel is shaded and called what it is."""
     low, high = ax.get_xlim()
-    ax.set_xlim(min(low, contexts[0] / 1.25), high)
+    low = min(low, contexts[0] / 1.25)
+    ax.set_xlim(low, high)
     for context in contexts:
         ax.axvline(context, color=QUIET, linewidth=1, linestyle=(0, (4, 2)), zorder=1)
-        if named:
-            near_left = math.log(context / ax.get_xlim()[0]) < 0.2 * math.log(high / ax.get_xlim()[0])
-            page.above(ax, "training", Note(context, f"training context {context:,}", QUIET, "left" if near_left else "center"))
     if contexts[-1] < high:
         ax.axvspan(contexts[-1], high, color=QUIET, alpha=0.08, linewidth=0, zorder=0)
-    if contexts[-1] < high and named:
-        words = "beyond the training context: extrapolation"
+    if not named:
+        return
+    for context in contexts:
+        words = f"training context {context:,}" if context == contexts[0] else f"{context:,}"
+        share = math.log(context / low) / math.log(high / low)
+        align = "left" if share < EDGE else "right" if share > 1 - EDGE else "center"
+        page.above(ax, "training", Note(min(context, high), words, QUIET, align))
+    if contexts[-1] < high:
+        shaded_in = page.panel_width_in(ax) * math.log(high / max(contexts[-1], low)) / math.log(high / low)
+        whole, halves = "beyond the training context: extrapolation", "beyond the training\ncontext: extrapolation"
+        words = whole if width_in(whole) < shaded_in else halves
         ax.text(0.985, 0.025, words, transform=ax.transAxes, ha="right", va="bottom", color=QUIET, style="italic")
 
 
-def trusted_top(curves: Sequence[Curve], upto: float, factor: float = CLIP_FACTOR) -> float:
-    """Where an axis of losses may end: ``factor`` times the largest value of the median model (the lower of two) up to ``upto`` or its first x."""
-    tops = [curve.value[curve.x <= max(upto, curve.x.min(initial=math.inf))].max(initial=0) for curve in curves]
-    return factor * middling(tops)
+def trusted_top(curves: Sequence[Curve], upto: float) -> float:
+    """Where an axis of losses may end: beyond every value at x ≤ ``upto``, and some way above the median model's largest there.
+
+    A model without points there counts with its first one; of two middle models the lower is the median.
+    """
+    within = [curve.value[curve.x <= upto] for curve in curves]
+    tops = [inside.max() if len(inside) else curve.value[0] for inside, curve in zip(within, curves, strict=True)]
+    trusted = np.concatenate(within)
+    return max(CLIP_FACTOR * middling(tops), 1.05 * float(trusted[np.isfinite(trusted)].max(initial=0)))
 
 
 def middling(values: Sequence[float]) -> float:
-    """The median, of an even number the lower one of the middle two; what is not finite counts as large."""
+    """The median, the lower of the middle two where there are two; 1 where that is not finite."""
     return float(np.nan_to_num(np.percentile(values, 50, method="lower"), posinf=1.0))
 
 
@@ -104,22 +122,26 @@ def clip(page: Page, ax: Axes, curves: Sequence[Curve], cap: float) -> bool:
     values = np.concatenate([np.concatenate([c.value, c.low, c.high]) for c in curves])
     inside = values[np.isfinite(values) & (values <= cap)]
     low, high = (inside.min(), inside.max()) if len(inside) else (0.0, cap)
-    beyond = any((curve.value > cap).any() for curve in curves)
+    beyond = any((curve.value >= cap).any() for curve in curves)
     top = cap if beyond else high + 0.06 * (high - low)
     room = (top - low) or abs(top) or 1.0
     ax.set_ylim(low - 0.14 * room, top)  # the words about extrapolation stand in the lowest tenth
     for curve in curves:
-        _print_beyond(page, ax, curve, cap)
+        print_beyond(page, ax, curve, cap)
     return beyond
 
 
-def _print_beyond(page: Page, ax: Axes, curve: Curve, cap: float) -> None:
-    over = np.flatnonzero(curve.value > cap)
+def print_beyond(page: Page, ax: Axes, curve: Curve, cap: float) -> None:
+    """A marker at the top edge for each value from ``cap`` on (inf: those that are not finite), and the value above it."""
+    over = np.flatnonzero(curve.value >= cap)
     left, right = np.log2(ax.get_xlim())
-    if page.panel_width_in(ax) / (right - left) < OCTAVE_FOR_TEXT_IN and len(over) > 1:
+    closest_in = np.diff(np.log2(curve.x[over])).min(initial=math.inf) * page.panel_width_in(ax) / (right - left)
+    if closest_in < VALUE_IN:  # only the largest
         over = over[[int(np.argmax(curve.value[over]))]]
     for i in over:
-        ax.plot(curve.x[i], 1, transform=ax.get_xaxis_transform(), clip_on=False, zorder=4, **curve.look.kwargs | {"marker": 6})
+        ax.plot(
+            curve.x[i], 1, transform=ax.get_xaxis_transform(), clip_on=False, **curve.look.kwargs | {"marker": 6, "zorder": 4}
+        )
         page.above(ax, curve.look.label, Note(curve.x[i], number(curve.value[i]), curve.look.colour, "center"))
 
 
@@ -129,35 +151,39 @@ def number(value: float) -> str:
 
 
 def mark_failures(page: Page, ax: Axes, failures: pd.DataFrame, x: str) -> None:
-    """A cross at the top edge where a run failed, with its status: OOM, diverged, failed, killed. Before ``mark_training``."""
+    """A cross at the top edge where a run failed, with its model and status. To be called before ``mark_training``."""
     style: dict[str, Any] = {"marker": "x", "markersize": 7, "markeredgewidth": 1.8, "clip_on": False, "zorder": 5}
-    for row in records(failures.drop_duplicates(["series", "published", "status", x])):
-        look, place, word = look_of(row["series"], row["published"]), row[x], "OOM" if row["status"] == "oom" else row["status"]
-        left, right = ax.get_xlim()
-        ax.set_xlim(min(left, place / 1.25), max(right, place * 1.25))
-        ax.plot(place, 1, transform=ax.get_xaxis_transform(), color=look.colour, **style)
-        page.above(ax, f"{look.label} failed", Note(place, word, look.colour, "center"))
+    for (series, published), mine in groups(failures, ["series", "published"]):
+        look = look_of(series, published)
+        for index, (place, part) in enumerate(groups(mine, x)):
+            left, right = ax.get_xlim()
+            ax.set_xlim(min(left, place / 1.25), max(right, place * 1.25))
+            ax.plot(place, 1, transform=ax.get_xaxis_transform(), color=look.colour, **style)
+            word = ", ".join("OOM" if status == "oom" else status for status in sorted(set(part.status)))
+            note = (word, "center") if index else (f"{look.label}: {word}", "right")
+            page.above(ax, f"{look.label} failed", Note(place * (1 if index else 1.08), note[0], look.colour, note[1]))
 
 
-def say_empty(page: Page, command: str) -> None:
-    """What an empty figure shows: that it is empty, and the command that changes it."""
-    for ax in page.axes:
-        ax.set_axis_off()
-    page.axes[0].text(0.5, 0.5, f"no rows yet: {command}", transform=page.axes[0].transAxes, ha="center", color=ALARM)
+def empty(title: str, experiment: str, alarms: Sequence[str]) -> Figure:
+    """What is drawn without rows: a page that says so, and the command that changes it."""
+    page = Page(title, Layout(height_in=0.2, axis_in=0.05))
+    page.axes[0].set_axis_off()
+    return page.finish([], [f"No rows yet: python -m bench experiment={experiment}"], alarms, [])
 
 
-def draw_samples(ax: Axes, curve: Curve) -> None:
-    """Every sample as a faint dot."""
-    if curve.dots:
-        x, y = zip(*curve.dots, strict=True)
-        ax.plot(x, y, linestyle="", marker=".", markersize=3, color=curve.look.colour, alpha=0.25, markeredgewidth=0, zorder=2)
+def draw_dots(ax: Axes, curve: Curve, alpha: float) -> None:
+    """The single seeds, or the samples, that a curve's points were made of."""
+    x, y = [dot[0] for dot in curve.dots], [dot[1] for dot in curve.dots]
+    ax.plot(x, y, linestyle="", marker=".", markersize=3, color=curve.look.colour, alpha=alpha, markeredgewidth=0, zorder=2)
 
 
 def plain_log_axis(ax: Axes) -> None:
-    """Labels of a log y axis as plain numbers, at 1, 2 and 5 times powers of ten where there are few decades."""
+    """Labels of a log y axis as plain numbers: evenly spaced within a decade, else 1, 2, 5 times powers of ten."""
     low, high = ax.get_ylim()
     decades = math.log10(high / low)
-    ax.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0) if decades < 3.5 else (1.0,), numticks=20))
+    even = [tick for tick in MaxNLocator(6).tick_values(low, high) if tick > 0]
+    powers = LogLocator(10, subs=(1.0, 2.0, 5.0) if decades < FEW_DECADES else (1.0,), numticks=20)
+    ax.yaxis.set_major_locator(FixedLocator(even) if decades < 1 else powers)
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     ax.set_ylim(low, high)

@@ -1,4 +1,4 @@
-"""Perplexity of the same targets against the context before them; does longer context help a model?"""
+"""Perplexity of the same targets against the context before them: does longer context help a model or not."""
 
 import math
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from bench.figures.page import Layout, Page, legend_of
 from bench.figures.style import INK, styled
 
 NAME = "perplexity_by_context"
+TITLE = "Perplexity by context length"
 EXPERIMENTS = ("train", NAME)
 
 
@@ -25,17 +26,17 @@ def rows(data: Data) -> pd.DataFrame:
 @styled
 def draw(data: Data) -> Figure:
     """Left: perplexity over context. Right: paired change of nll against the model's own value at the smallest context."""
-    table, page = rows(data), Page("Perplexity by context length", Layout((1.15, 1.0), gap_in=0.95))
+    table = rows(data)
     if table.empty:
-        panels.say_empty(page, f"python -m bench experiment={NAME}")
-        return page.finish([], [], footer.alarms(data, table, EXPERIMENTS), [])
+        return panels.empty(TITLE, NAME, footer.alarms(data, table, EXPERIMENTS))
+    page = Page(TITLE, Layout((1.15, 1.0), gap_in=0.95))
     drawn, trained = lines(table), panels.trained_to(table)
     curves = [loss_curve(line, "context").map(np.exp) for line in drawn]
     changes = [change_curve(line, "context") for line in drawn]
     cap = panels.trusted_top(curves, max(trained))
     clipped = False
     for ax, each, top in ((page.axes[0], curves, cap), (page.axes[1], changes, _change_cap(changes))):
-        panels.token_axis(ax, table.context, "context before the targets (1k = 1,024 tokens)")
+        panels.token_axis(page, ax, table.context, "context before the targets (1k = 1,024 tokens)")
         panels.mark_failures(page, ax, data.failures(NAME, "context"), "context")
         panels.mark_training(page, ax, trained)
         for one in each:

@@ -11,6 +11,7 @@ from bench.figures.page import Layout, Page, legend_of
 from bench.figures.style import styled
 
 NAME = "perplexity_by_position"
+TITLE = "Perplexity by position"
 EXPERIMENTS = ("train", NAME)
 
 
@@ -22,20 +23,21 @@ def rows(data: Data) -> pd.DataFrame:
 @styled
 def draw(data: Data) -> Figure:
     """Perplexity over the upper edge of buckets that double."""
-    table, page = rows(data), Page("Perplexity by position", Layout(height_in=3.3))
-    (ax,) = page.axes
+    table = rows(data)
     if table.empty:
-        panels.say_empty(page, f"python -m bench experiment={NAME}")
-        return page.finish([], [], footer.alarms(data, table, EXPERIMENTS), [])
+        return panels.empty(TITLE, NAME, footer.alarms(data, table, EXPERIMENTS))
+    page = Page(TITLE, Layout(height_in=3.3))
+    (ax,) = page.axes
     drawn, trained = lines(table), panels.trained_to(table)
     curves = [loss_curve(line, "position").map(np.exp) for line in drawn]
-    panels.token_axis(ax, table.position, "position in the window: upper edge of the bucket (tokens, 1k = 1,024)")
+    panels.token_axis(page, ax, table.position, "position in the window: upper edge of the bucket (tokens, 1k = 1,024)")
     panels.mark_failures(page, ax, data.failures(NAME, "position"), "position")
     panels.mark_training(page, ax, trained)
     for one in curves:
         panels.draw_curve(ax, one)
     clipped = panels.clip(page, ax, curves, panels.trusted_top(curves, max(trained)))
     ax.set_ylabel("perplexity per token")
-    caption = f"Each bucket reaches from half its edge to its edge, {footer.seeds(table)}. Bands: {footer.windows(curves, table.clusters)}."
+    caption = f"A bucket reaches from half its upper edge, the first from 0; {footer.seeds(table)}."
+    caption += f" Bands: {footer.windows(curves, table.clusters)}."
     captions = [caption, *([panels.CLIPPED] if clipped else []), *footer.published(table)]
     return page.finish(legend_of(drawn), captions, footer.alarms(data, table, EXPERIMENTS), footer.facts(table))

@@ -1,5 +1,7 @@
 """Perplexity after training against the training FLOPs that were realised, and the paired difference to the Transformer."""
 
+import math
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,6 +15,7 @@ from bench.figures.lines import APART, Curve, Line, curve, lines, loss_curve, wi
 from bench.figures.page import Layout, Page, legend_of
 from bench.figures.style import INK, styled
 
+TITLE = "Perplexity against training FLOPs"
 EXPERIMENTS = ("train",)
 REFERENCE = "transformer"
 # Points are compared where all of this agrees.
@@ -27,21 +30,23 @@ def rows(data: Data) -> pd.DataFrame:
 @styled
 def draw(data: Data) -> Figure:
     """Left: perplexity, mean over seeds, with intervals. Right: nll minus the Transformer's on the same windows."""
-    table, page = rows(data), Page("Perplexity against training FLOPs", Layout((1.0, 0.9), gap_in=1.7))
-    left, right = page.axes
+    table = rows(data)
     if table.empty:
-        panels.say_empty(page, "python -m bench experiment=train")
-        return page.finish([], [], footer.alarms(data, table, EXPERIMENTS), [])
+        return panels.empty(TITLE, "train", footer.alarms(data, table, EXPERIMENTS))
+    page = Page(TITLE, Layout((1.0, 0.9), gap_in=1.7))
+    left, right = page.axes
     drawn = lines(table, _apart(table))
     curves = [loss_curve(line, "train_flops").map(np.exp) for line in drawn]
     differences = [found for line in drawn if len((found := _difference(line, table)).x)]
     for ax, each in ((left, curves), (right, differences)):
         for one in each:
             panels.draw_bars(ax, one)
+            panels.draw_dots(ax, one, panels.SEED)
         _flops_axis(ax, table)
-    _dots(left, curves)
     _perplexity_axis(left, table)
-    panels.mark_failures(page, left, data.failures("train", "train_flops"), "train_flops")
+    panels.mark_failures(page, left, data.failures("train", "budget_flops"), "budget_flops")
+    for one in curves:
+        panels.print_beyond(page, left, one, math.inf)
     _difference_axis(right, bool(differences))
     caption = (
         f"Perplexity = exp(mean nll) of held-out text, {footer.seeds(table)}. Bars: {footer.windows(curves, table.clusters)}."
@@ -51,9 +56,11 @@ def draw(data: Data) -> Figure:
 
 
 def _apart(table: pd.DataFrame) -> list[str]:
-    """A line runs over budgets; over sizes too, where each size has one budget, as in the paper."""
+    """A line runs over budgets, each with its learning rate; over sizes too, where each has one budget, as in the paper."""
     along = {"budget_flops"}
-    if table.groupby("size").budget_flops.nunique().max() == 1:
+    if table.groupby(["series", "size", "budget_flops"]).lr.nunique().max() == 1:
+        along.add("lr")
+    if len(table[["size", "budget_flops"]].drop_duplicates()) == table["size"].nunique() == table.budget_flops.nunique():
         along.add("size")
     return [name for name in APART if name not in along]
 
@@ -65,16 +72,10 @@ def _difference(line: Line, table: pd.DataFrame) -> Curve:
     mine = line.rows if line.rows.series.iloc[0] != REFERENCE else line.rows.iloc[:0]
     for x, part in groups(mine, "train_flops"):
         theirs = reference.merge(part[SAME_TASK].drop_duplicates(), on=SAME_TASK)
-        if len(theirs) and theirs.train_flops.nunique() == 1 and (a := windows_of(part)).pairs_with(b := windows_of(theirs)):
+        if len(theirs) and theirs.seed.is_unique and (a := windows_of(part)).pairs_with(b := windows_of(theirs)):
             xs.append(x)
             intervals.append(a.interval(b))
     return curve(line.look, xs, intervals)
-
-
-def _dots(ax: Axes, curves: list[Curve]) -> None:
-    for one in curves:
-        x, y = [dot[0] for dot in one.dots], [dot[1] for dot in one.dots]
-        ax.plot(x, y, linestyle="", marker=".", markersize=3.5, color=one.look.colour, alpha=0.75)
 
 
 def _flops_axis(ax: Axes, table: pd.DataFrame) -> None:
@@ -91,20 +92,18 @@ def _flops_axis(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def _scientific(flops: float) -> str:
-    digits, exponent = f"{flops:.3g}".split("e") if flops >= 1e3 else (f"{flops:g}", "0")
-    return rf"${digits}\times10^{{{int(exponent)}}}$"
+    mantissa, exponent = f"{flops:.2e}".split("e")
+    return rf"${float(mantissa):g}\times10^{{{int(exponent)}}}$"
 
 
 def _perplexity_axis(ax: Axes, table: pd.DataFrame) -> None:
     """Log perplexity in plain numbers; on the right the same in bits per byte where a token is a byte."""
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(FixedLocator(MaxNLocator(6).tick_values(*ax.get_ylim())))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    panels.plain_log_axis(ax)
     ax.set_ylabel("perplexity per token (log)")
     if set(table.tokenizer) == {"bytes"}:
         bits = ax.secondary_yaxis("right", functions=(np.log2, np.exp2))
-        bits.yaxis.set_major_locator(FixedLocator(MaxNLocator(6).tick_values(*np.log2(ax.get_ylim()))))
+        bits.yaxis.set_major_locator(MaxNLocator(6))
         bits.yaxis.set_minor_locator(NullLocator())
         bits.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         bits.set_ylabel("bits per byte")

@@ -11,6 +11,7 @@ from bench.figures.page import Layout, Page, legend_of
 from bench.figures.style import styled
 
 NAME = "prefill_latency"
+TITLE = "Prefill time"
 EXPERIMENTS = (NAME,)
 
 
@@ -22,15 +23,15 @@ def rows(data: Data) -> pd.DataFrame:
 @styled
 def draw(data: Data) -> Figure:
     """Left: seconds per prefill of the batch. Right: microseconds per token."""
-    table, page = rows(data), Page("Prefill time", Layout((1.0, 1.0), gap_in=0.85))
-    left, right = page.axes
+    table = rows(data)
     if table.empty:
-        panels.say_empty(page, f"python -m bench experiment={NAME}")
-        return page.finish([], [], footer.alarms(data, table, EXPERIMENTS), [])
+        return panels.empty(TITLE, NAME, footer.alarms(data, table, EXPERIMENTS))
+    page = Page(TITLE, Layout((1.0, 1.0), gap_in=0.85))
+    left, right = page.axes
     drawn = lines(table, APART_LATENCY)
     curves = [time_curve(line, "context") for line in drawn]
     for ax, each in ((left, curves), (right, [_per_token(line) for line in drawn])):
-        panels.token_axis(ax, table.context, "tokens prefilled (1k = 1,024)")
+        panels.token_axis(page, ax, table.context, "tokens prefilled (1k = 1,024)")
         ax.set_yscale("log")
         for one in each:
             _draw(ax, one)
@@ -39,9 +40,7 @@ def draw(data: Data) -> Figure:
     batches = ", ".join(f"{int(batch)}" for batch in sorted(table.batch.unique()))
     left.set_ylabel("time per prefill (s)")
     right.set_ylabel("time per token (µs)")
-    caption = (
-        f"Line: median of {footer.samples(curves)} per point, batch {batches}; bars: its 95 % interval; dots: every sample."
-    )
+    caption = f"Line: median of {footer.samples(curves)}, batch {batches}; dots: every sample."
     return page.finish(
         legend_of(drawn),
         [caption, *footer.published(table)],
@@ -57,4 +56,4 @@ def _per_token(line: Line) -> Curve:
 
 def _draw(ax: Axes, one: Curve) -> None:
     panels.draw_bars(ax, one)
-    panels.draw_samples(ax, one)
+    panels.draw_dots(ax, one, panels.SAMPLE)

@@ -1,4 +1,4 @@
-"""One look per model in every figure, the shared rcParams, and saving. Colours: Okabe and Ito, safe for colour-blind readers."""
+"""One look per model in every figure, the shared rcParams, and saving. Colours: Okabe and Ito, for colour-blind readers too."""
 
 import hashlib
 import os
@@ -67,7 +67,8 @@ class Look:
     def kwargs(self) -> dict[str, Any]:
         """For ``Axes.plot`` and ``Axes.errorbar``."""
         face = "white" if self.hollow else self.colour
-        return {"color": self.colour, "marker": self.marker, "linestyle": self.dashes, "markerfacecolor": face}
+        under = {"markersize": 7, "zorder": 2.5} if self.published else {"zorder": 3}  # a ring around one's own marker
+        return {"color": self.colour, "marker": self.marker, "linestyle": self.dashes, "markerfacecolor": face} | under
 
 
 _KNOWN = {
@@ -141,7 +142,7 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 
 @styled
 def save(figure: Figure, folder: Path, name: str) -> tuple[str, str]:
-    """Writes NAME.png (150 dpi) and NAME.pdf, each whole or not at all; the same figure gives the same bytes. The file names."""
+    """Writes NAME.png (150 dpi) and NAME.pdf, each whole or not at all and with the same bytes every time. The file names."""
     FigureCanvasAgg(figure)
     folder.mkdir(parents=True, exist_ok=True)
     for kind, metadata in (("png", {}), ("pdf", {"CreationDate": None})):

@@ -1,6 +1,5 @@
 """The selective scan, token after token (arXiv 2312.00752, equations 2a, 2b and 4, algorithm 2).
 
-
     h_t = exp(dt_t A) h_{t-1} + dt_t u_t B_t        y_t = h_t C_t + D u_t
 
 Shapes: B batch, T time, E inner width (d_inner), N state size. The state is float32, or float64 where it is given so.
