@@ -5,6 +5,7 @@ from bench.config import ConfigError
 from bench.data import DataError
 from bench.hardware import NoDevice
 from bench.results import Busy, CorruptResults
+from bench.run import NotTrained
 from bench.train import CorruptCheckpoint, Diverged
 from kernels.op import MissingImplementation
 from models.mixer import SizeError
@@ -19,5 +20,6 @@ EXPECTED = (
     Diverged,
     MissingImplementation,
     NoDevice,
+    NotTrained,
     SizeError,
 )

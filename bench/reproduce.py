@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.config import RunConfig, training
+from bench.config import RunConfig, identity, training
 from bench.errors import EXPECTED
 from bench.forecast import Forecast, forecast
 from bench.pool import Message, Pool
@@ -102,7 +102,7 @@ def _needs(cells: Sequence[Cell]) -> list[int | None]:
 
 
 def _record_killed(run: RunConfig, cause: str) -> None:
-    with open_run(Path(run.results), describe(run), {}) as recorder:
+    with open_run(Path(run.results), describe(run), identity(run)) as recorder:
         record_failure(recorder, "killed", cause, run)
 
 
@@ -170,6 +170,9 @@ def main() -> int:
     except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
     for label, cause in failures.items():
         print(f"failed: {label}: {cause}", file=sys.stderr)
     return 1 if failures else 0

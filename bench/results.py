@@ -150,9 +150,10 @@ def _resume(folder: Path, manifest: Manifest) -> Recorder | None:
     before = read_manifest(folder)
     if before is None or before.status not in ("running", "killed") or before.sources != manifest.sources:
         return None
-    _drop_half_line(folder / "rows.jsonl")
+    rows = [row for row in _read_rows(folder, whole=False) if row.metric != "failure"]
+    write_atomic(folder / "rows.jsonl", "".join(row.to_json() + "\n" for row in rows))
     kept = replace(manifest, attempts=before.attempts + 1, started=before.started, seconds=before.seconds)
-    return Recorder(folder, kept, [r for r in _read_rows(folder) if r.metric != "failure"])
+    return Recorder(folder, kept, rows)
 
 
 def _begin(folder: Path, manifest: Manifest, config: Mapping[str, Any]) -> Recorder:
@@ -161,12 +162,6 @@ def _begin(folder: Path, manifest: Manifest, config: Mapping[str, Any]) -> Recor
             shutil.rmtree(old) if old.is_dir() else old.unlink()
     write_atomic(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=True))
     return Recorder(folder, manifest)
-
-
-def _drop_half_line(path: Path) -> None:
-    """Removes a last line that a kill cut short; the row it began is measured again."""
-    if path.exists() and (text := path.read_bytes()) and not text.endswith(b"\n"):
-        write_atomic(path, text[: text.rfind(b"\n") + 1].decode())
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -200,7 +195,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def _read_rows(folder: Path, whole: bool = True) -> Iterator[Row]:
-    """Rows of a folder; of one that is not ``whole``, without a last line that is still being written."""
+    """Rows of a folder; of one that is not ``whole``, without a last line that is being written or that a kill cut short."""
     path = folder / "rows.jsonl"
     if not path.exists():
         return

@@ -23,10 +23,14 @@ from bench.results import (
     open_run,
     read_manifest,
 )
-from bench.train import Diverged
+from bench.train import CorruptCheckpoint, Diverged
 
 # Statuses that a second call does not change: the same run would diverge, or run out of memory, again.
 SETTLED = ("done", "diverged", "oom")
+
+
+class NotTrained(RuntimeError):
+    """A measurement needs a model whose training did not succeed."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +84,21 @@ def execute(run: RunConfig, progress: Callable[[float], None] = lambda fraction:
     if before is not None and before.status in SETTLED:
         return Outcome(before, is_new=False)
     torch.set_num_threads(run.device.threads)
-    weights = _folder(run, describe(run))
-    if run.experiment.trained:
-        weights = _folder(training(run), execute(training(run), progress).manifest)
     manifest = describe(run)
+    weights = _trained(run, progress) if run.experiment.trained else _folder(run, manifest)
     with open_run(Path(run.results), manifest, identity(run)) as recorder:
-        if recorder.manifest.status == "done":  # another process finished it while this one waited
-            return Outcome(recorder.manifest, is_new=False)
         _measure(Lab(run, recorder, weights / "weights.pt", progress))
         return Outcome(recorder.manifest, is_new=True)
+
+
+def _trained(run: RunConfig, progress: Callable[[float], None]) -> Path:
+    """The folder of the run that trains this run's model, trained now where it is not yet."""
+    trains = training(run)
+    trains.refresh = "stale" if run.refresh == "stale" else "none"
+    manifest = execute(trains, progress).manifest
+    if manifest.status != "done":
+        raise NotTrained(f"{manifest.run_id} has no model to measure, its training {manifest.status}: {manifest.cause}")
+    return _folder(trains, manifest)
 
 
 def _folder(run: RunConfig, manifest: Manifest) -> Path:
@@ -101,6 +111,8 @@ def _measure(lab: Lab) -> None:
         lab.recorder.manifest = replace(lab.recorder.manifest, flops=float(experiment.flops(lab.prepared)))
         for row in experiment.measure(lab):
             lab.recorder.write(row)
+    except CorruptCheckpoint:
+        raise  # a damaged file says nothing of the run, which stays as it was
     except Exception as error:
         _fail(lab, error)
         raise
