@@ -1,4 +1,4 @@
-"""Compares our TTT models with outputs of the authors' code: ``python -m bench.golden FILE.npz …``..
+"""Compares our TTT models with outputs of the authors' code: ``python -m bench.golden FILE.npz …``.
 
 A reference file holds ``config`` (JSON, keys of models.checkpoints.official.CONFIG_KEYS), ``input_ids`` [B, L], ``logits``
 [B, L, V] and every parameter as ``param/<official state-dict name>``. Each file gets one row of errors in float64, each of
