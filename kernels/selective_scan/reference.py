@@ -65,12 +65,15 @@ def _scan(
     dtype, outs = h.dtype, []
     chunk = max(1, _ELEMENTS // h.numel())
     for us, dts, bs, cs in zip(*(x.to(dtype).split(chunk, dim=1) for x in (u, dt, b, c)), strict=True):
-        decay = torch.exp(dts[..., None] * a.to(dtype))
+        decay = (dts[..., None] * a.to(dtype)).exp_()
         driven = (dts * us)[..., None] * bs[:, :, None]
-        states = []
         # unbind, not slicing: its backward is one stack instead of T zero-filled additions
-        for decay_t, driven_t in zip(decay.unbind(1), driven.unbind(1), strict=True):
-            h = torch.addcmul(driven_t, decay_t, h)
-            states.append(h)
-        outs.append((torch.stack(states, 1) @ cs[..., None])[..., 0] + d.to(dtype) * us)
+        pairs = zip(decay.unbind(1), driven.unbind(1), strict=True)
+        if torch.is_grad_enabled():
+            states = torch.stack([h := torch.addcmul(driven_t, decay_t, h) for decay_t, driven_t in pairs], 1)
+        else:  # each state overwrites what drove it
+            states = driven
+            for decay_t, driven_t in pairs:
+                h = driven_t.addcmul_(decay_t, h)
+        outs.append((states @ cs[..., None])[..., 0] + d.to(dtype) * us)
     return torch.cat(outs, 1).to(u.dtype), h
