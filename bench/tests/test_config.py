@@ -55,10 +55,12 @@ def test_the_reference_can_have_a_size_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("name", tier_names())
-def test_every_tier_lists_different_runs_of_its_models(name: str) -> None:
+def test_every_tier_lists_each_run_once_with_its_models_and_their_training(name: str) -> None:
     tier = load_tier(name)
-    assert len({run_id(run, {}) for run in tier.runs}) == len(tier.runs) == len(tier.config_hashes)
-    assert {name_of(run, "model") for run in tier.runs} == set(tier.models)
+    runs = {run_id(run, {}) for run in tier.runs}
+    assert len(runs) == len(tier.runs) == len(tier.config_hashes)
+    assert {name_of(run, "model") for run in tier.runs} >= set(tier.models)
+    assert {run_id(training(run), {}) for run in tier.runs if run.experiment.trained} <= runs
 
 
 def test_a_tier_takes_seeds_and_overrides() -> None:
