@@ -94,9 +94,14 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class OptimConfig:
-    """conf/optim: AdamW, linear warm-up and cosine decay; ``lr_source`` says how the learning rate was chosen."""
+    """conf/optim: AdamW, linear warm-up and cosine decay.
+
+    searched: learning rates that a search found best, by model; ``lr`` is one of them, or what all others take.
+    lr_source: how they were chosen.
+    """
 
     name: str = MISSING
+    searched: dict[str, float] = field(default_factory=dict)
     lr: float = MISSING
     lr_source: str = MISSING
     final_lr: float = 1e-5
@@ -174,6 +179,8 @@ def parse(config: DictConfig) -> RunConfig:
     assert isinstance(run, RunConfig)
     if (run.budget.flops is None) == (run.budget.tokens is None):
         raise ConfigError(f"budget '{run.budget.name}' must give either flops or tokens: set budget.flops=… or budget.tokens=…")
+    if run.optim.lr != run.optim.searched.get(run.model.name, run.optim.lr):
+        run.optim.lr_source = "given by hand"
     _one_of("match.method", run.match.method, ("budget", "ffn", "depth", "tokens"))
     _one_of("match.convention", run.match.convention, ("causal", "full"))
     _one_of("refresh", run.refresh, ("none", "stale", "all"))

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 from bench.config import ConfigError
+from bench.figures.data import Data
+from bench.figures.fairness_card import card_text
 from bench.figures.index import draw_all
 from bench.results import PUBLISHED, ROOT, CorruptResults, Run, read_runs
 from bench.tier import Tier, load_tier
@@ -33,6 +35,7 @@ def main() -> int:
         return 2
     out = words.out or ROOT / "results" / "figures" / tier.name
     status = draw_all(runs, out, tier.name, tier.models)
+    print(card_text(Data(tuple(runs), tier.models, tier.name)))
     print(f"figures of {len(runs)} runs: {out}")
     return status
 
