@@ -25,6 +25,12 @@ CLIPPED = (
 VALUE_IN, TICK_IN, FEW_DECADES, CROWD = 0.33, 0.28, 3.5, 16
 # A note closer than this share of the width to a panel's edge is aligned with it.
 EDGE = 0.2
+# From wide to narrow.
+BEYOND = (
+    "beyond the training context: extrapolation",
+    "beyond the training\ncontext: extrapolation",
+    "beyond the\ntraining context:\nextrapolation",
+)
 # Opacity of dots: few seeds, many samples.
 SEED, SAMPLE = 0.7, 0.25
 
@@ -35,7 +41,7 @@ def tokens_label(tokens: float) -> str:
 
 
 def token_axis(page: Page, ax: Axes, places: Iterable[float], label: str) -> None:
-    """A log2 axis of numbers of tokens; a tick at each octave of the places, or at every second, third … where they would touch."""
+    """A log2 axis of numbers of tokens; a tick at each octave of the places, or at every n-th where they would touch."""
     places = sorted(set(places))
     ax.set_xscale("log", base=2)
     ax.set_xlim(places[0] / 1.25, places[-1] * 1.25)
@@ -96,8 +102,8 @@ def mark_training(page: Page, ax: Axes, contexts: Sequence[int], named: bool = T
         page.above(ax, "training", Note(min(context, high), words, QUIET, align))
     if contexts[-1] < high:
         shaded_in = page.panel_width_in(ax) * math.log(high / max(contexts[-1], low)) / math.log(high / low)
-        whole, halves = "beyond the training context: extrapolation", "beyond the training\ncontext: extrapolation"
-        words = whole if width_in(whole) < shaded_in else halves
+        fitting = [words for words in BEYOND if max(width_in(line) for line in words.splitlines()) < shaded_in - 0.1]
+        words = fitting[0] if fitting else BEYOND[-1]
         ax.text(0.985, 0.025, words, transform=ax.transAxes, ha="right", va="bottom", color=QUIET, style="italic")
 
 

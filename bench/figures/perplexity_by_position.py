@@ -37,7 +37,7 @@ def draw(data: Data) -> Figure:
         panels.draw_curve(ax, one)
     clipped = panels.clip(page, ax, curves, panels.trusted_top(curves, max(trained)))
     ax.set_ylabel("perplexity per token")
-    caption = f"A bucket reaches from half its upper edge, the first from 0; {footer.seeds(table)}."
+    caption = f"A bucket begins at half its upper edge, the first at 0; {footer.seeds(table)}."
     caption += f" Bands: {footer.windows(curves, table.clusters)}."
     captions = [caption, *([panels.CLIPPED] if clipped else []), *footer.published(table)]
     return page.finish(legend_of(drawn), captions, footer.alarms(data, table, EXPERIMENTS), footer.facts(table))
