@@ -14,8 +14,8 @@ from bench.config import RunConfig, identity, training
 from bench.errors import EXPECTED
 from bench.forecast import Forecast, forecast
 from bench.pool import Message, Pool
-from bench.results import FAILURES, PUBLISHED, hash_of_sources, open_run, read_runs
-from bench.run import SETTLED, describe, find, record_failure
+from bench.results import FAILURES, PUBLISHED, SETTLED, hash_of_sources, open_run, read_runs
+from bench.run import describe, find, record_failure
 from bench.tier import Tier, load_tier
 
 
@@ -103,7 +103,8 @@ def _needs(cells: Sequence[Cell]) -> list[int | None]:
 
 def _record_killed(run: RunConfig, cause: str) -> None:
     with open_run(Path(run.results), describe(run), identity(run)) as recorder:
-        record_failure(recorder, "killed", cause, run)
+        if recorder.manifest.status not in SETTLED:  # it may have died when all was done
+            record_failure(recorder, "killed", cause, run)
 
 
 class Board:

@@ -26,6 +26,8 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "results" / "published"
 FAILURES = ("failed", "oom", "diverged", "killed")
+# Statuses that a second call does not change: the same run would diverge, or run out of memory, again.
+SETTLED = ("done", "diverged", "oom")
 
 Coordinate = int | float | str
 At = Mapping[str, Coordinate]
@@ -66,7 +68,7 @@ class Manifest:
 
     ``config_hash`` names the configuration; ``run_id`` also covers the device and versions where times are measured.
     ``sources`` is the hash of the code; ``attempts`` counts the times the run was begun; ``seconds`` adds them all up;
-    ``flops`` is what the planner counts for it.
+    ``flops`` is what the planner counts for it; ``rows`` how many it had when it ended.
     """
 
     run_id: str
@@ -81,6 +83,7 @@ class Manifest:
     started: str
     seconds: float = 0.0
     flops: float = 0.0
+    rows: int = 0
     status: str = "running"
     attempts: int = 1
     cause: str = ""
@@ -121,15 +124,16 @@ class Recorder:
     def finish(self, status: str, cause: str = "") -> None:
         """Sets the final status, in one atomic replacement of run.json."""
         seconds = self.manifest.seconds + time.monotonic() - self.began
-        self.manifest = replace(self.manifest, status=status, cause=cause, seconds=round(seconds, 3))
+        self.manifest = replace(self.manifest, status=status, cause=cause, seconds=round(seconds, 3), rows=len(self.rows))
         write_manifest(self.folder, self.manifest)
 
 
 @contextmanager
-def open_run(root: Path, manifest: Manifest, config: Mapping[str, Any]) -> Iterator[Recorder]:
+def open_run(root: Path, manifest: Manifest, config: Mapping[str, Any], refresh: str = "none") -> Iterator[Recorder]:
     """Locks the run's folder and opens it for writing, or goes on where an interrupted attempt of the same code stopped.
 
     The lock dies with the process, kill -9 included. What other code left unfinished, and what failed, is begun anew.
+    What is settled comes back as it is, unless ``refresh`` asks to repeat it: another process may have settled it just now.
 
     Raises:
         Busy: another process holds the run.
@@ -141,13 +145,21 @@ def open_run(root: Path, manifest: Manifest, config: Mapping[str, Any]) -> Itera
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Busy(f"{manifest.run_id} is being measured by another process; wait for it or stop it") from error
-        recorder = _resume(folder, manifest) or _begin(folder, manifest, config)
+        before = read_manifest(folder)
+        if before is not None and before.status in SETTLED and not is_asked_for(before, manifest.sources, refresh):
+            yield Recorder(folder, before, list(_read_rows(folder)))
+            return
+        recorder = _resume(folder, before, manifest) or _begin(folder, manifest, config)
         write_manifest(folder, recorder.manifest)
         yield recorder
 
 
-def _resume(folder: Path, manifest: Manifest) -> Recorder | None:
-    before = read_manifest(folder)
+def is_asked_for(before: Manifest, sources: str, refresh: str) -> bool:
+    """Whether ``refresh`` (none | stale | all) wants the run repeated whatever its status."""
+    return refresh == "all" or (refresh == "stale" and before.sources != sources)
+
+
+def _resume(folder: Path, before: Manifest | None, manifest: Manifest) -> Recorder | None:
     if before is None or before.status not in ("running", "killed") or before.sources != manifest.sources:
         return None
     rows = [row for row in _read_rows(folder, whole=False) if row.metric != "failure"]
@@ -207,7 +219,7 @@ def _read_rows(folder: Path, whole: bool = True) -> Iterator[Row]:
             yield Row.from_json(line)
         except (json.JSONDecodeError, TypeError, KeyError) as error:
             raise CorruptResults(
-                f"{path}, line {number} is not a row ({error}): the file is damaged; delete {folder} and run it again"
+                f"{path}, line {number} is not a row ({error}): it is damaged; delete the folder {folder} and run it again"
             ) from error
 
 
@@ -221,7 +233,14 @@ def read_run(folder: Path, published: bool = False) -> Run:
     if manifest is None or not (folder / "config.yaml").exists():
         raise CorruptResults(f"{folder} lacks run.json or config.yaml; delete it and run it again")
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    return Run(manifest, config, tuple(_read_rows(folder, whole=manifest.status == "done")), folder, published)
+    has_ended = manifest.status != "running"
+    rows = tuple(_read_rows(folder, whole=has_ended))
+    if has_ended and len(rows) != manifest.rows:
+        raise CorruptResults(
+            f"{folder / 'rows.jsonl'} holds {len(rows)} rows of {manifest.rows}: it is damaged; "
+            f"delete the folder {folder} and run it again"
+        )
+    return Run(manifest, config, rows, folder, published)
 
 
 def read_runs(roots: Iterable[Path]) -> list[Run]:

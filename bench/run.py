@@ -12,6 +12,7 @@ from bench.hardware import device_name, versions
 from bench.lab import Lab
 from bench.results import (
     FAILURES,
+    SETTLED,
     At,
     Manifest,
     Recorder,
@@ -19,14 +20,13 @@ from bench.results import (
     git_state,
     hash_of,
     hash_of_sources,
+    is_asked_for,
     now,
     open_run,
     read_manifest,
+    read_run,
 )
 from bench.train import CorruptCheckpoint, Diverged
-
-# Statuses that a second call does not change: the same run would diverge, or run out of memory, again.
-SETTLED = ("done", "diverged", "oom")
 
 
 class NotTrained(RuntimeError):
@@ -69,24 +69,27 @@ def find(run: RunConfig) -> Manifest | None:
     """The manifest that an earlier call of this run left, if there is one and ``refresh`` does not ask to repeat it."""
     manifest = describe(run)
     before = read_manifest(_folder(run, manifest))
-    if before is None or run.refresh == "all" or (run.refresh == "stale" and before.sources != manifest.sources):
-        return None
-    return before
+    return None if before is None or is_asked_for(before, manifest.sources, run.refresh) else before
 
 
 def execute(run: RunConfig, progress: Callable[[float], None] = lambda fraction: None) -> Outcome:
     """Measures the run, or finds it done; trains its model first where it needs one.
 
     Raises:
-        Busy: another process is at work on it. Anything that the measurement raises, after its status is recorded.
+        Busy: another process is at work on it.
+        CorruptResults: it is done, and its files were damaged since.
+        Anything that the measurement raises, after its status is recorded.
     """
     before = find(run)
     if before is not None and before.status in SETTLED:
+        read_run(_folder(run, before))  # rows that were damaged since are an error, not a result
         return Outcome(before, is_new=False)
     torch.set_num_threads(run.device.threads)
     manifest = describe(run)
     weights = _trained(run, progress) if run.experiment.trained else _folder(run, manifest)
-    with open_run(Path(run.results), manifest, identity(run)) as recorder:
+    with open_run(Path(run.results), manifest, identity(run), run.refresh) as recorder:
+        if recorder.manifest.status in SETTLED:  # another process was faster
+            return Outcome(recorder.manifest, is_new=False)
         _measure(Lab(run, recorder, weights / "weights.pt", progress))
         return Outcome(recorder.manifest, is_new=True)
 
