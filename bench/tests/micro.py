@@ -1,0 +1,40 @@
+"""Runs small enough to be measured in a second, on a corpus of a few thousand bytes; no torch here."""
+
+import random
+from pathlib import Path
+
+from bench.config import CONF, RunConfig, compose_run
+
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+# What makes an experiment of conf/ as small as the corpus; one that is not here is run as it is.
+SMALL = {
+    "perplexity_by_context": ["experiment.measure.contexts=[16,48,96]", "experiment.measure.targets=16"],
+    "perplexity_by_position": ["experiment.measure.context=96", "+experiment.measure.first_edge=16"],
+    "inner_loss": ["experiment.measure.context=64", "+experiment.measure.bucket=16"],
+    "state_vs_context": ["experiment.measure.contexts=[16,32]"],
+    "prefill_latency": ["experiment.measure.contexts=[16,40]", "experiment.measure.sampling={least:3,most:4,seconds:0.01}"],
+    "decode_latency": ["experiment.measure.contexts=[16,40]", "experiment.measure.steps=16"],
+}
+
+
+def write_corpus(folder: Path) -> Path:
+    """One text to train on and two, of different lengths, held out."""
+    words = random.Random(0)
+    folder.mkdir()
+    for name, length in (("train", 6000), ("long", 700), ("short", 450)):
+        text = " ".join(words.choice(["ttt", "mamba", "layer", "of", "a", "state", "reads"]) for _ in range(length // 4))
+        (folder / f"{name}.txt").write_text(text[:length])
+    return folder
+
+
+def micro_run(folder: Path, experiment: str, *overrides: str) -> RunConfig:
+    """A run of ``experiment`` on the corpus in ``folder``/corpus, with its results in ``folder``/runs."""
+    corpus = folder / "corpus"
+    if not corpus.exists():
+        write_corpus(corpus)
+    data = [f"data.path={corpus}", "data.train=[train.txt]", "data.heldout=[long.txt,short.txt]"]
+    optim = ["optim=tiny", "optim.batch_tokens=64", "optim.train_context=32", "budget=tiny_1", "budget.flops=5e7"]
+    small = [f"experiment={experiment}", *SMALL.get(experiment, []), "size=tiny", f"results={folder / 'runs'}"]
+    return compose_run([*small, *data, *optim, *overrides])
