@@ -135,10 +135,12 @@ class DeviceConfig:
 class ExperimentConfig:
     """conf/experiment: what is measured.
 
-    trained: needs the trained model. timing: measures time, so it runs alone and its identity covers device and versions.
+    trains: makes a trained model. trained: needs one. timing: measures time, so it runs alone, and its identity covers the
+    device and the versions.
     """
 
     name: str = MISSING
+    trains: bool = False
     trained: bool = False
     timing: bool = False
     measure: Any = MISSING
@@ -194,7 +196,12 @@ def _one_of(key: str, value: str, possible: Sequence[str]) -> None:
 
 
 def compose_run(overrides: Iterable[str]) -> RunConfig:
-    """The run that ``python -m bench OVERRIDES`` would make.
+    """The run that ``python -m bench OVERRIDES`` would make; see ``compose_runs``."""
+    return compose_runs([overrides])[0]
+
+
+def compose_runs(jobs: Sequence[Iterable[str]]) -> list[RunConfig]:
+    """The run of each list of overrides.
 
     Raises:
         ConfigError: a choice or a value is not possible; the message says what is.
@@ -202,7 +209,7 @@ def compose_run(overrides: Iterable[str]) -> RunConfig:
     register()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return parse(compose("config", list(overrides)))
+            return [parse(compose("config", list(job))) for job in jobs]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
 

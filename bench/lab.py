@@ -18,12 +18,17 @@ from models.lm import LM
 
 @dataclass
 class Lab:
-    """One run at work. ``weights`` is where the trained model of this run lies or will lie."""
+    """One run at work.
+
+    weights: where its trained model lies or will lie; None where its weights are random. here: the coordinates that an
+    experiment has come to, for the row of a failure.
+    """
 
     run: RunConfig
     recorder: Recorder
-    weights: Path
+    weights: Path | None
     progress: Callable[[float], None] = field(default=lambda fraction: None)
+    here: At = field(default_factory=dict)
 
     @cached_property
     def prepared(self) -> Prepared:
@@ -46,6 +51,7 @@ class Lab:
 
     def trained_lm(self) -> LM:
         """The model as training left it."""
+        assert self.weights is not None  # conf/experiment: trained
         lm = self.new_lm()
         lm.load_state_dict(load(self.weights)["model"])
         return lm.eval()
@@ -57,9 +63,9 @@ class Lab:
 
     @cached_property
     def coordinates(self) -> dict[str, Coordinate]:
-        """What every row of the run says of where it stands."""
-        run, plan = self.run, self.prepared.unchecked_plan
-        return {
+        """What every row of the run says of where it stands; of the training only where it is of a trained model."""
+        run = self.run
+        about: dict[str, Coordinate] = {
             "model": run.model.name,
             "backbone": run.model.backbone,
             "size": run.size.name,
@@ -68,15 +74,21 @@ class Lab:
             "impl": run.model.impl,
             "exec": "eager",
             "dtype": run.device.dtype,
-            "match": run.match.method,
             "convention": run.match.convention,
+            "seed": run.seed,
+        }
+        return about if self.weights is None else about | self._training()
+
+    def _training(self) -> dict[str, Coordinate]:
+        run, plan = self.run, self.prepared.unchecked_plan
+        return {
+            "match": run.match.method,
             "budget_flops": plan.target_flops,
             "train_flops": plan.flops,
             "tokens": plan.tokens,
             "train_context": run.optim.train_context,
             "data": run.data.name,
             "tokenizer": run.data.tokenizer,
-            "seed": run.seed,
         }
 
     def row(self, metric: str, value: float, unit: str, at: At, samples: Sequence[float] = ()) -> Row:

@@ -97,14 +97,14 @@ def run_tier(cells: Sequence[Cell], workers: int) -> dict[str, str]:
 
 def _needs(cells: Sequence[Cell]) -> list[int | None]:
     """Of each cell, the one that trains its model, where that is still to be done."""
-    trains = {describe(cell.run).run_id: n for n, cell in enumerate(cells) if cell.run.experiment.name == "train"}
+    trains = {describe(cell.run).run_id: n for n, cell in enumerate(cells) if cell.run.experiment.trains}
     return [trains.get(describe(training(cell.run)).run_id) if cell.run.experiment.trained else None for cell in cells]
 
 
 def _record_killed(run: RunConfig, cause: str) -> None:
     with open_run(Path(run.results), describe(run), identity(run)) as recorder:
         if recorder.manifest.status not in SETTLED:  # it may have died when all was done
-            record_failure(recorder, "killed", cause, run)
+            record_failure(recorder, "killed", cause, run, {})
 
 
 class Board:
@@ -158,10 +158,8 @@ def main() -> int:
     parser.add_argument("tier")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="seeds=N, or what python -m bench takes")
     words = parser.parse_args()
-    seeds = [word.removeprefix("seeds=") for word in words.overrides if word.startswith("seeds=")]
-    overrides = [word for word in words.overrides if not word.startswith("seeds=")]
     try:
-        tier = load_tier(words.tier, overrides, int(seeds[-1]) if seeds else 1)
+        tier = load_tier(words.tier, words.overrides)
         cells = survey(tier)
         workers = max(run.device.workers for run in tier.runs)
         if words.verb == "plan":

@@ -86,22 +86,26 @@ def execute(run: RunConfig, progress: Callable[[float], None] = lambda fraction:
         return Outcome(before, is_new=False)
     torch.set_num_threads(run.device.threads)
     manifest = describe(run)
-    weights = _trained(run, progress) if run.experiment.trained else _folder(run, manifest)
+    weights = _weights(run, progress)
     with open_run(Path(run.results), manifest, identity(run), run.refresh) as recorder:
         if recorder.manifest.status in SETTLED:  # another process was faster
             return Outcome(recorder.manifest, is_new=False)
-        _measure(Lab(run, recorder, weights / "weights.pt", progress))
+        _measure(Lab(run, recorder, weights, progress))
         return Outcome(recorder.manifest, is_new=True)
 
 
-def _trained(run: RunConfig, progress: Callable[[float], None]) -> Path:
-    """The folder of the run that trains this run's model, trained now where it is not yet."""
+def _weights(run: RunConfig, progress: Callable[[float], None]) -> Path | None:
+    """Where the trained model of this run lies or will lie; trains it now where it is needed and is not there yet."""
+    if run.experiment.trains:
+        return _folder(run, describe(run)) / "weights.pt"
+    if not run.experiment.trained:
+        return None
     trains = training(run)
     trains.refresh = "stale" if run.refresh == "stale" else "none"
     manifest = execute(trains, progress).manifest
     if manifest.status != "done":
         raise NotTrained(f"{manifest.run_id} has no model to measure, its training {manifest.status}: {manifest.cause}")
-    return _folder(trains, manifest)
+    return _folder(trains, manifest) / "weights.pt"
 
 
 def _folder(run: RunConfig, manifest: Manifest) -> Path:
@@ -126,12 +130,12 @@ def _fail(lab: Lab, error: Exception) -> None:
     memory = (MemoryError, torch.OutOfMemoryError)
     status = "diverged" if isinstance(error, Diverged) else "oom" if isinstance(error, memory) else "failed"
     cause = f"{type(error).__name__}: {error}"
-    record_failure(lab.recorder, status, cause, lab.run)
+    record_failure(lab.recorder, status, cause, lab.run, lab.here)
 
 
-def record_failure(recorder: Recorder, status: str, cause: str, run: RunConfig) -> None:
-    """Leaves the status and a row that figures can show: never a silent gap."""
+def record_failure(recorder: Recorder, status: str, cause: str, run: RunConfig, here: At) -> None:
+    """Leaves the status and a row, at the coordinates ``here`` where they are known, that figures show: never a silent gap."""
     assert status in FAILURES
-    at: At = {"model": run.model.name, "backbone": run.model.backbone, "size": run.size.name, "seed": run.seed}
-    recorder.write(Row(metric="failure", value=1.0, unit="1", at=at))
+    at = {"model": run.model.name, "backbone": run.model.backbone, "size": run.size.name, "seed": run.seed}
+    recorder.write(Row(metric="failure", value=1.0, unit="1", at={**at, **here}))
     recorder.finish(status, cause)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from bench.config import CONF, ConfigError, RunConfig, compose_run, identity
+from bench.config import CONF, ConfigError, RunConfig, compose_runs, identity
 from bench.overrides import check_keys, expand
 from bench.results import hash_of
 
@@ -32,22 +32,29 @@ def tier_names() -> list[str]:
     return sorted(path.stem for path in (CONF / "tier").glob("*.yaml"))
 
 
-def load_tier(name: str, overrides: Sequence[str] = (), seeds: int = 1) -> Tier:
-    """The tier with every cell expanded; ``overrides`` are added to each, ``seeds`` are 0 .. seeds - 1.
+def load_tier(name: str, overrides: Sequence[str] = ()) -> Tier:
+    """The tier with every cell expanded and ``overrides`` added to each.
+
+    ``seeds=N`` among them stands for seeds 0 .. N - 1, in every cell that does not name its own.
 
     Raises:
         ConfigError: there is no such tier, or a cell of it is not possible.
     """
     if name not in tier_names():
         raise ConfigError(f"there is no tier '{name}'; choose from: {', '.join(tier_names())}")
-    if seeds < 1:
-        raise ConfigError(f"SEEDS={seeds} is not possible; it must be 1 or more")
-    check_keys(overrides)
+    seeds = [word.removeprefix("seeds=") for word in overrides if word.startswith("seeds=")]
+    others = [word for word in overrides if not word.startswith("seeds=")]
+    if not all(word.isdecimal() and int(word) > 0 for word in seeds):
+        raise ConfigError(f"seeds={seeds[0]} is not possible; give a whole number, 1 or more")
+    check_keys(others)
     told = yaml.safe_load((CONF / "tier" / f"{name}.yaml").read_text())
-    seeded = [] if seeds == 1 else [f"seed=range({seeds})"]
-    lines = [[*told["common"], *cell.split(), *seeded, *overrides] for cell in told["cells"]]
-    runs = [compose_run(job) for line in lines for job in expand(line)]
+    lines = [[*told["common"], *cell.split(), *_seeded(cell, seeds), *others] for cell in told["cells"]]
+    runs = compose_runs([job for line in lines for job in expand(line)])
     return Tier(name, tuple(told["models"]), tuple(sorted(runs, key=_place)))
+
+
+def _seeded(cell: str, seeds: Sequence[str]) -> list[str]:
+    return [f"seed=range({seeds[-1]})"] if seeds and " seed=" not in cell else []
 
 
 def _place(run: RunConfig) -> tuple[bool, bool]:

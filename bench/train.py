@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
@@ -122,11 +123,14 @@ def load(path: Path) -> dict[str, Any]:
     """Reads a file of tensors; never runs code from it.
 
     Raises:
-        CorruptCheckpoint: it is truncated, or not a file of tensors.
+        CorruptCheckpoint: it is missing, truncated or damaged, or not a file of tensors.
     """
     try:
+        with ZipFile(path) as archive:  # torch.load itself does not compare checksums
+            if damaged := archive.testzip():
+                raise BadZipFile(f"{damaged} in it is damaged")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, BadZipFile, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise CorruptCheckpoint(f"{path} cannot be read ({error}); delete it: training starts anew without it") from error
 
 

@@ -9,7 +9,7 @@ import torch
 
 from bench.build import Prepared
 from bench.lab import Lab
-from bench.results import At, Row
+from bench.results import Row
 from bench.timing import sample
 from models.lm import LM
 
@@ -37,15 +37,15 @@ class DecodeLatency:
         filled, state = 0, lm.init_state(self.batch, max(self.contexts) + self.steps + self.warm_up)
         tokens = torch.randint(lab.run.data.vocab, (self.batch, max(remaining)), device=lab.device)
         for context in remaining:
+            lab.here = {"phase": "step", "context": context, "batch": self.batch}
             for start in range(filled, context, self.fill):
                 lm.prefill(tokens[:, start : min(start + self.fill, context)], state)
             filled = context
             seconds = self._steps(lm, copy.deepcopy(state), tokens[:, context - 1], lab.device)
-            at: At = {"phase": "step", "context": context, "batch": self.batch}
             median = float(torch.tensor(seconds).median())
             if not lab.recorder.has("throughput", context=context):
-                yield lab.row("throughput", self.batch / median, "token/s", at)
-            yield lab.row("latency", median, "s", at, seconds)
+                yield lab.row("throughput", self.batch / median, "token/s", lab.here)
+            yield lab.row("latency", median, "s", lab.here, seconds)
             lab.progress(context / max(self.contexts))
 
     def _steps(self, lm: LM, state: list[Any], last: torch.Tensor, device: torch.device) -> tuple[float, ...]:

@@ -31,6 +31,7 @@ class PerplexityByContext:
         windows = context_windows(documents, max(self.contexts), self.targets, self.windows_per_document)
         lm, place = lab.trained_lm(), clusters(windows, documents)
         for context in lab.remaining("nll", "context", self.contexts):
+            lab.here = {"context": context}
             losses = np.stack(list(window_nll(lm, windows, lab.run.device.tokens_at_once, context, self.targets)))
             means = losses.mean(axis=1, dtype="float64")
             at: At = {"split": "heldout", "context": context, "n_targets": losses.size, "clusters": place}

@@ -9,7 +9,7 @@ import torch
 
 from bench.build import Prepared
 from bench.lab import Lab
-from bench.results import At, Row
+from bench.results import Row
 from bench.timing import sample
 
 
@@ -30,6 +30,7 @@ class PrefillLatency:
         """latency (s per prefill of the batch) and throughput (token/s, of the median) at every context; random weights."""
         lm = lab.timed_lm()
         for context in lab.remaining("latency", "context", self.contexts):
+            lab.here = {"phase": "prefill", "context": context, "batch": self.batch}
             tokens = torch.randint(lab.run.data.vocab, (self.batch, context), device=lab.device)
             empty = lm.init_state(self.batch, context + 1)
             state: list[Any] = []
@@ -43,8 +44,7 @@ class PrefillLatency:
             seconds = sample(run, lab.device, prepare=renew, **self.sampling)
             lm.step(tokens[:, -1], state)  # the state is ready for a step, or this fails
             median = float(torch.tensor(seconds).median())
-            at: At = {"phase": "prefill", "context": context, "batch": self.batch}
             if not lab.recorder.has("throughput", context=context):
-                yield lab.row("throughput", self.batch * context / median, "token/s", at)
-            yield lab.row("latency", median, "s", at, seconds)
+                yield lab.row("throughput", self.batch * context / median, "token/s", lab.here)
+            yield lab.row("latency", median, "s", lab.here, seconds)
             lab.progress(sum(c for c in self.contexts if c <= context) / sum(self.contexts))

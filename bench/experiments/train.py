@@ -43,6 +43,7 @@ class Train:
             yield from self._heldout(lab)
 
     def _trained(self, lab: Lab) -> Curve:
+        assert lab.weights is not None  # conf/experiment/train.yaml: trains
         if lab.weights.exists():
             return [(tokens, loss) for tokens, loss in load(lab.weights)["curve"]]
         lm, run = lab.new_lm(), lab.run

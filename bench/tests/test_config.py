@@ -64,7 +64,7 @@ def test_every_tier_lists_each_run_once_with_its_models_and_their_training(name:
 
 
 def test_a_tier_takes_seeds_and_overrides() -> None:
-    runs = load_tier("smoke", ["device.threads=3"], seeds=2).runs
+    runs = load_tier("smoke", ["device.threads=3", "seeds=2"]).runs
     seeds = [run.seed for run in runs]
     assert set(seeds) == {0, 1}
     assert seeds.count(0) == seeds.count(1) == len(runs) / 2
@@ -137,8 +137,8 @@ def test_a_right_key_passes(override: str) -> None:
 def test_an_unknown_tier_and_no_seed_say_what_is_possible() -> None:
     with pytest.raises(ConfigError, match=r"huge.*nano, .*smoke"):
         load_tier("huge")
-    with pytest.raises(ConfigError, match="SEEDS=0"):
-        load_tier("smoke", seeds=0)
+    with pytest.raises(ConfigError, match="seeds=0"):
+        load_tier("smoke", ["seeds=0"])
 
 
 @pytest.mark.parametrize(
