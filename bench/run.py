@@ -14,6 +14,7 @@ from bench.results import (
     FAILURES,
     SETTLED,
     At,
+    Coordinate,
     Manifest,
     Recorder,
     Row,
@@ -136,6 +137,11 @@ def _fail(lab: Lab, error: Exception) -> None:
 def record_failure(recorder: Recorder, status: str, cause: str, run: RunConfig, here: At) -> None:
     """Leaves the status and a row, at the coordinates ``here`` where they are known, that figures show: never a silent gap."""
     assert status in FAILURES
-    at = {"model": run.model.name, "backbone": run.model.backbone, "size": run.size.name, "seed": run.seed}
+    at: dict[str, Coordinate] = {
+        "model": run.model.name,
+        "backbone": run.model.backbone,
+        "size": run.size.name,
+        "seed": run.seed,
+    }
     recorder.write(Row(metric="failure", value=1.0, unit="1", at={**at, **here}))
     recorder.finish(status, cause)
