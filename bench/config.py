@@ -181,6 +181,8 @@ def parse(config: DictConfig) -> RunConfig:
     assert isinstance(run, RunConfig)
     if (run.budget.flops is None) == (run.budget.tokens is None):
         raise ConfigError(f"budget '{run.budget.name}' must give either flops or tokens: set budget.flops=… or budget.tokens=…")
+    if run.device.dtype == "bfloat16" and (run.experiment.trains or run.experiment.trained):
+        raise ConfigError("training in bfloat16 is not there yet, only timing; set device.dtype=float32")
     if run.optim.lr != run.optim.searched.get(run.model.name, run.optim.lr):
         run.optim.lr_source = "given by hand"
     _one_of("match.method", run.match.method, ("budget", "ffn", "depth", "tokens"))

@@ -43,11 +43,8 @@ class Lab:
     def new_lm(self) -> LM:
         """The model with the random weights that the seed gives, made on the CPU: the same on every device."""
         torch.manual_seed(self.run.seed)
-        return build_lm(self.run.model, self.prepared.size, self.run.data.vocab).to(self.device)
-
-    def timed_lm(self) -> LM:
-        """A model with random weights in the run's dtype, for measuring times."""
-        return self.new_lm().to(DTYPES[self.run.device.dtype]).eval()
+        lm = build_lm(self.run.model, self.prepared.size, self.run.data.vocab)
+        return lm.to(self.device, DTYPES[self.run.device.dtype])
 
     def trained_lm(self) -> LM:
         """The model as training left it."""

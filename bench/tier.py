@@ -48,9 +48,14 @@ def load_tier(name: str, overrides: Sequence[str] = ()) -> Tier:
         raise ConfigError(f"seeds={seeds[0]} is not possible; give a whole number, 1 or more")
     check_keys(others)
     told = yaml.safe_load((CONF / "tier" / f"{name}.yaml").read_text())
-    lines = [[*told["common"], *cell.split(), *_seeded(cell, seeds), *others] for cell in told["cells"]]
+    lines = [_merged([*told["common"], *cell.split(), *_seeded(cell, seeds), *others]) for cell in told["cells"]]
     runs = compose_runs([job for line in lines for job in expand(line)])
     return Tier(name, tuple(told["models"]), tuple(sorted(runs, key=_place)))
+
+
+def _merged(words: Sequence[str]) -> list[str]:
+    """Of words with the same key, the last."""
+    return list({word.split("=", 1)[0]: word for word in words}.values())
 
 
 def _seeded(cell: str, seeds: Sequence[str]) -> list[str]:

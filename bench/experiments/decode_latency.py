@@ -33,7 +33,7 @@ class DecodeLatency:
         remaining = lab.remaining("latency", "context", sorted(self.contexts))
         if not remaining:
             return
-        lm = lab.timed_lm()
+        lm = lab.new_lm().eval()
         filled, state = 0, lm.init_state(self.batch, max(self.contexts) + self.steps + self.warm_up)
         tokens = torch.randint(lab.run.data.vocab, (self.batch, max(remaining)), device=lab.device)
         for context in remaining:

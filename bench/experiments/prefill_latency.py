@@ -28,7 +28,7 @@ class PrefillLatency:
 
     def measure(self, lab: Lab) -> Iterator[Row]:
         """latency (s per prefill of the batch) and throughput (token/s, of the median) at every context; random weights."""
-        lm = lab.timed_lm()
+        lm = lab.new_lm().eval()
         for context in lab.remaining("latency", "context", self.contexts):
             lab.here = {"phase": "prefill", "context": context, "batch": self.batch}
             tokens = torch.randint(lab.run.data.vocab, (self.batch, context), device=lab.device)
