@@ -126,12 +126,18 @@ def load(path: Path) -> dict[str, Any]:
         CorruptCheckpoint: it is missing, truncated or damaged, or not a file of tensors.
     """
     try:
-        with ZipFile(path) as archive:  # torch.load itself does not compare checksums
-            if damaged := archive.testzip():
-                raise BadZipFile(f"{damaged} in it is damaged")
+        _compare_checksums(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, BadZipFile, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise CorruptCheckpoint(f"{path} cannot be read ({error}); delete it: training starts anew without it") from error
+        cure = f"delete the folder {path.parent}, and its training starts anew"
+        raise CorruptCheckpoint(f"{path} cannot be read ({error}); {cure}") from error
+
+
+def _compare_checksums(path: Path) -> None:
+    """Raises BadZipFile where a tensor was damaged, which torch.load would not notice."""
+    with ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise BadZipFile(f"{damaged} in it is damaged")
 
 
 def _resume(lm: LM, optimizer: torch.optim.AdamW, checkpoint: Path) -> tuple[int, Curve]:
