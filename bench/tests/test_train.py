@@ -1,0 +1,208 @@
+"""Every model learns; a training that was interrupted ends as if it had not been; what went wrong is said."""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.budget import Plan, plan
+from bench.build import build_lm
+from bench.config import OptimConfig, compose_run
+from bench.data.batches import TrainBatches
+from bench.data.corpus import Document
+from bench.tests.micro import MODELS
+from bench.train import CorruptCheckpoint, Curve, Diverged, learning_rate, load, make_optimizer, save, train, warmup_steps
+from models.lm import LM
+from models.mixer import Size
+
+VOCAB, CONTEXT, ROWS = 16, 32, 8
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def optim(**options: float) -> OptimConfig:
+    recipe = OptimConfig(name="test", lr=1e-2, lr_source="test", batch_tokens=ROWS * CONTEXT, train_context=CONTEXT)
+    return replace(recipe, **options)  # type: ignore[arg-type]
+
+
+def steps_of(steps: int) -> Plan:
+    """So many steps, the last one half a batch."""
+    return plan(
+        lambda n: n, target_flops=ROWS * CONTEXT * (steps - 0.5), tokens=None, batch_tokens=ROWS * CONTEXT, context=CONTEXT
+    )
+
+
+def periodic() -> TrainBatches:
+    """1 2 1 3 1 4 …: what follows 1 only the token before it tells."""
+    tokens = np.array([1, 2, 1, 3, 1, 4] * 400, dtype=np.uint8)
+    return TrainBatches([Document("periodic", tokens, len(tokens))], CONTEXT, seed=0)
+
+
+def new_lm(model: str, seed: int = 0) -> LM:
+    torch.manual_seed(seed)
+    return build_lm(compose_run([f"model={model}"]).model, Size(width=32, layers=1, heads=2, ffn=48), VOCAB)
+
+
+def stop_at(fraction: float) -> Callable[[float], None]:
+    """A progress callback that interrupts the training."""
+
+    def progress(done: float) -> None:
+        if done >= fraction:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def same(a: LM, b: LM) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_learns_a_period(model: str, tmp_path: Path) -> None:
+    lm, made = new_lm(model), steps_of(80)
+    curve = train(lm, made, periodic(), optim(lr=2e-2), tmp_path / "checkpoint.pt")
+    assert curve[0][1] == pytest.approx(math.log(VOCAB), abs=0.3)
+    assert curve[-1][1] < 0.65  # half of ln 3 is what one token back tells
+    assert [tokens for tokens, _ in curve] == [*range(256, 256 * 80, 256), made.tokens]
+
+
+@pytest.mark.parametrize("model", ["ttt_mlp", "mamba", "transformer"])
+def test_an_interrupted_training_ends_bit_for_bit_as_another(model: str, tmp_path: Path) -> None:
+    made, batches, path = steps_of(8), periodic(), tmp_path / "checkpoint.pt"
+    whole, broken = new_lm(model), new_lm(model)
+    expected = train(whole, made, batches, optim(), tmp_path / "unused.pt")
+    assert not (tmp_path / "unused.pt").exists()
+    for stop, done in ((3 / 8, 2), (6 / 8, 5)):
+        with pytest.raises(KeyboardInterrupt):
+            train(broken, made, batches, optim(), path, save_every_s=0, progress=stop_at(stop))
+        assert load(path)["step"] == done
+        broken = new_lm(model, seed=1)  # all comes from the checkpoint
+    assert not same(broken, whole)
+    assert train(broken, made, batches, optim(), path) == expected
+    assert same(broken, whole)
+
+
+def test_a_training_that_was_over_is_not_repeated(tmp_path: Path) -> None:
+    made, path, lm = steps_of(2), tmp_path / "checkpoint.pt", new_lm("transformer")
+    curve: Curve = train(lm, made, periodic(), optim(), path, save_every_s=0)
+    again = new_lm("transformer", seed=1)
+    assert train(again, made, periodic(), optim(), path, progress=stop_at(0)) == curve
+    assert same(again, lm)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.001, 0.3, 0.9, 0.999])
+def test_a_truncated_checkpoint_says_so_and_stays(keep: float, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    train(new_lm("transformer"), steps_of(2), periodic(), optim(), path, save_every_s=0)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole))])
+    left = path.read_bytes()
+    with pytest.raises(CorruptCheckpoint, match=r"checkpoint\.pt cannot be read .*delete the folder .*anew"):
+        train(new_lm("transformer"), steps_of(4), periodic(), optim(), path, save_every_s=0)
+    assert path.read_bytes() == left
+
+
+def test_no_damage_is_read_as_something_else(tmp_path: Path) -> None:
+    path, state, draw = tmp_path / "weights.pt", {"a": torch.arange(300.0), "b": 7}, random.Random(0)
+    save(state, path)
+    whole, noticed = path.read_bytes(), 0
+    for _ in range(300):
+        place = draw.randrange(len(whole))
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ draw.randrange(1, 256)]) + whole[place + 1 :])
+        try:
+            back = load(path)
+        except CorruptCheckpoint:
+            noticed += 1
+        else:  # the byte means nothing
+            assert torch.equal(back["a"], torch.arange(300.0)) and back["b"] == 7
+    assert noticed > 150
+
+
+@pytest.mark.parametrize("content", [b"\0" * 5000, b"no checkpoint", random.Random(0).randbytes(5000), b"PK\3\4" + bytes(500)])
+def test_what_is_no_checkpoint_is_said_to_be_none(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(content)
+    with pytest.raises(CorruptCheckpoint, match=r"weights\.pt cannot be read"):
+        load(path)
+
+
+def test_weights_that_are_gone_are_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(CorruptCheckpoint, match=r"weights\.pt cannot be read .*No such file"):
+        load(tmp_path / "weights.pt")
+
+
+def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
+    torch.save({"model": Path("/")}, tmp_path / "weights.pt")
+    with pytest.raises(CorruptCheckpoint, match="cannot be read"):
+        load(tmp_path / "weights.pt")
+
+
+def test_a_file_of_tensors_comes_back_and_leaves_nothing_else(tmp_path: Path) -> None:
+    state: dict[str, Any] = {"model": {"a": torch.randn(3)}, "curve": [(256, 1.5)]}
+    save(state, tmp_path / "weights.pt")
+    back = load(tmp_path / "weights.pt")
+    assert torch.equal(back["model"]["a"], state["model"]["a"])
+    assert back["curve"] == state["curve"]
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_path: Path) -> None:
+    lm = new_lm("transformer")
+    with torch.no_grad():
+        lm.norm.weight[0] = math.nan
+    before = {name: value.clone() for name, value in lm.state_dict().items()}
+    with pytest.raises(Diverged, match=r"loss was nan at step 0 of 3; lower optim\.lr=0\.01"):
+        train(lm, steps_of(3), periodic(), optim(), tmp_path / "checkpoint.pt", save_every_s=0)
+    assert all(torch.equal(value.nan_to_num(7), before[name].nan_to_num(7)) for name, value in lm.state_dict().items())
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_learning_rate_far_too_large_diverges(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"at step \d+ of 20; lower optim\.lr=1e\+30"):
+        train(new_lm("transformer"), steps_of(20), periodic(), optim(lr=1e30), tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 100])
+def test_the_learning_rate_rises_to_lr_and_falls_to_its_end(steps: int) -> None:
+    recipe = optim(lr=0.5, final_lr=0.02, warmup=0.1)
+    warmup = warmup_steps(recipe, steps)
+    assert warmup == {1: 1, 2: 1, 7: 1, 100: 10}[steps]
+    rates = [learning_rate(recipe, step, steps) for step in range(steps)]
+    assert rates[:warmup] == pytest.approx([0.5 * n / warmup for n in range(1, warmup + 1)])
+    assert max(rates) == rates[warmup - 1] == 0.5
+    if steps > 2:
+        assert rates[-1] == pytest.approx(0.02)
+    if steps == 100:
+        assert rates[warmup] == 0.5  # where the cosine begins
+        assert learning_rate(recipe, 10 + 89 // 2, 100) == pytest.approx(0.26 + 0.24 * math.cos(math.pi * 44 / 89))
+        assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
+
+
+def test_every_parameter_is_optimised_once_and_mamba_exempts_its_own_from_decay() -> None:
+    for model in MODELS:
+        lm = new_lm(model)
+        names = {id(p): name for name, p in lm.named_parameters()}
+        optimizer = make_optimizer(lm, optim(weight_decay=0.3))
+        held = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+        assert sorted(held) == sorted(names.values())
+        decays = {names[id(p)]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        exempt = {name.rsplit("mixer.", 1)[-1] for name, decay in decays.items() if decay == 0}
+        assert exempt == ({"a_log", "d", "dt_proj.bias"} if model == "mamba" else set())
+        assert set(decays.values()) <= {0.0, 0.3}
+
+
+def test_the_schedule_of_the_inner_rate_is_told_to_the_layers(tmp_path: Path) -> None:
+    seen, lm = [], new_lm("ttt_mlp")
+    ttt = lm.mixers[1]
+    train(lm, steps_of(30), periodic(), optim(), tmp_path / "c.pt", progress=lambda done: seen.append(ttt.lr_scale))
+    assert seen[:4] == pytest.approx([0.1, 0.4, 0.7, 1.0])
+    assert set(seen[3:]) == {1.0}
