@@ -1,5 +1,6 @@
 """Perplexity after training under the budget, and what the fairness card says of it (paper, figures 10 and 11)."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from bench.data.batches import TrainBatches, heldout_windows
 from bench.evaluate import bits_per_byte, clusters, window_nll
 from bench.lab import Lab
 from bench.results import At, Row
-from bench.train import Curve, load, save, train
+from bench.train import Curve, Diverged, load, save, train
 from models.mixer import state_bytes
 
 
@@ -61,6 +62,10 @@ class Train:
         losses = list(window_nll(lab.trained_lm(), windows, lab.run.device.tokens_at_once))
         counts = [len(loss) for loss in losses]
         mean = sum(float(loss.sum(dtype="float64")) for loss in losses) / sum(counts)
+        if not math.isfinite(mean):
+            raise Diverged(
+                f"the held-out loss was {mean}: the last step spoiled the weights; lower optim.lr={lab.run.optim.lr}"
+            )
         place = clusters(windows, documents)
         at: At = {"split": "heldout", "context": context, "n_targets": sum(counts), "clusters": place}
         for row in (
