@@ -1,0 +1,161 @@
+"""Every model in every experiment, end to end; what rows mean, checked on the trained models themselves."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.build import build_lm, prepare
+from bench.config import ConfigError, RunConfig, training
+from bench.data.batches import context_windows
+from bench.data.corpus import Document, load_documents
+from bench.data.tokenizer import get_tokenizer
+from bench.results import Row, Run, read_run
+from bench.run import describe, execute
+from bench.tests.micro import EXPERIMENTS, MODELS, micro_run
+from bench.train import load
+from models.lm import LM
+from models.mixer import state_bytes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all: what a test trained, the next one finds."""
+    return tmp_path_factory.mktemp("experiments")
+
+
+def result(run: RunConfig) -> Run:
+    execute(run)
+    return read_run(Path(run.results) / run.experiment.name / describe(run).run_id)
+
+
+def rows(run: RunConfig, metric: str) -> list[Row]:
+    return [row for row in result(run).rows if row.metric == metric]
+
+
+def trained(run: RunConfig) -> LM:
+    """The model that ``run`` measured."""
+    lm = build_lm(run.model, prepare(run).size, run.data.vocab)
+    folder = Path(run.results) / "train" / describe(training(run)).run_id
+    lm.load_state_dict(load(folder / "weights.pt")["model"])
+    return lm.eval()
+
+
+def heldout(run: RunConfig) -> list[Document]:
+    return load_documents(run.data.path, run.data.heldout, get_tokenizer(run.data.tokenizer))
+
+
+def brute_force(lm: LM, tokens: np.ndarray) -> np.ndarray:
+    """-log p of all tokens but the first, from whole logits in float64."""
+    inputs = torch.from_numpy(tokens.astype(np.int64))
+    with torch.no_grad():
+        logits = lm.double()(inputs[None, :-1])[0]
+    lm.float()
+    return -torch.log_softmax(logits, -1)[torch.arange(len(tokens) - 1), inputs[1:]].numpy()
+
+
+@pytest.mark.parametrize(("model", "experiment"), list(itertools.product(MODELS, EXPERIMENTS)))
+def test_every_model_in_every_experiment(model: str, experiment: str, folder: Path) -> None:
+    run = micro_run(folder, experiment, f"model={model}")
+    if experiment == "inner_loss" and not model.startswith("ttt"):
+        with pytest.raises(ConfigError, match=rf"'{model}' has no inner loss; choose a TTT model: model=ttt_linear"):
+            execute(run)
+        return
+    found = result(run)
+    assert found.manifest.status == "done"
+    assert not execute(run).is_new
+    assert found.rows
+    places = [(row.metric, tuple(sorted(row.at.items()))) for row in found.rows]
+    assert len(set(places)) == len(places)
+    for row in found.rows:
+        assert math.isfinite(row.value)
+        assert row.at["model"] == run.model.name and row.at["backbone"] == run.model.backbone
+        assert (row.at["size"], row.at["seed"], row.at["dtype"], row.at["exec"]) == ("tiny", 0, "float32", "eager")
+
+
+@pytest.mark.parametrize("model", ["ttt_linear", "transformer"])
+def test_training_tells_its_card_its_curve_and_its_loss(model: str, folder: Path) -> None:
+    run = micro_run(folder, "train", f"model={model}")
+    plan, prepared = prepare(run).plan, prepare(run)
+    values = {row.metric: row.value for row in result(run).rows}
+    assert values["train_flops"] == plan.flops == pytest.approx(5e7, rel=0.005)
+    assert (values["steps"], values["tokens"], values["parameters"]) == (plan.steps, plan.tokens, prepared.parameters)
+    assert values["mismatch"] == pytest.approx(plan.flops / 5e7 - 1)
+    assert values["learning_rate"] == run.optim.lr
+    assert 0 < values["head_share"] < 1
+    curve = rows(run, "train_nll")
+    assert [row.at["tokens"] for row in curve] == [*range(64, 64 * plan.steps, 64), plan.tokens]
+    assert curve[-1].value < curve[0].value
+    (nll,), texts = rows(run, "nll"), heldout(run)
+    losses = [
+        brute_force(trained(run), text.tokens[start : start + 33])
+        for text in texts
+        for start in range(0, len(text.tokens) - 1, 32)
+    ]
+    assert nll.samples == pytest.approx([loss.mean() for loss in losses], rel=1e-4)
+    assert nll.value == pytest.approx(np.concatenate(losses).mean(), rel=1e-5)
+    assert nll.at["n_targets"] == sum(len(text.tokens) - 1 for text in texts) == values["targets"]
+    assert nll.at["clusters"] == "long:22,short:15"
+    assert values["bits_per_byte"] == pytest.approx(nll.value / math.log(2))
+
+
+@pytest.mark.parametrize("model", ["ttt_mlp", "mamba"])
+def test_perplexity_by_context_scores_the_same_targets_after_each_context(model: str, folder: Path) -> None:
+    run = micro_run(folder, "perplexity_by_context", f"model={model}")
+    windows = context_windows(heldout(run), 96, 16, 4)
+    lm = trained(run)
+    found = rows(run, "nll")
+    assert [row.at["context"] for row in found] == [16, 48, 96]
+    for row in found:
+        context = int(row.at["context"])
+        expected = [brute_force(lm, window.tokens[96 - context :])[-16:].mean() for window in windows]
+        assert row.samples == pytest.approx(expected, rel=1e-4)
+        assert row.at["n_targets"] == 16 * len(windows) == 16 * 8
+        assert (row.at["train_context"], row.at["clusters"]) == (32, "long:4,short:4")
+
+
+def test_perplexity_by_position_is_one_pass_in_buckets(folder: Path) -> None:
+    run = micro_run(folder, "perplexity_by_position", "model=ttt_linear")
+    windows = context_windows(heldout(run), 96, 1, 4)
+    losses = np.stack([brute_force(trained(run), window.tokens) for window in windows])
+    buckets: Iterator[tuple[int, int]] = iter([(0, 16), (16, 32), (32, 64), (64, 96)])
+    for row, (low, edge) in zip(rows(run, "nll"), buckets, strict=True):
+        assert row.at["position"] == edge
+        assert row.samples == pytest.approx(losses[:, low:edge].mean(1), rel=1e-4)
+        assert row.at["n_targets"] == len(windows) * (edge - low)
+
+
+def test_inner_loss_falls_within_each_mini_batch(folder: Path) -> None:
+    run = micro_run(folder, "inner_loss", "model=ttt_linear")
+    values = {(row.at["weights"], row.at["position"]): row.value for row in rows(run, "inner_loss")}
+    assert len(values) == 3 * 4
+    for edge in (16, 32, 48, 64):
+        assert values["after", edge] < values["before", edge]
+    assert values["w0", 16] == values["before", 16]  # one mini-batch: nothing was learned before it
+
+
+@pytest.mark.parametrize("model", ["transformer", "ttt_mlp"])
+def test_state_is_what_the_model_allocates(model: str, folder: Path) -> None:
+    run = micro_run(folder, "state_vs_context", f"model={model}")
+    lm = build_lm(run.model, prepare(run).size, run.data.vocab)
+    found = {row.at["context"]: row.value for row in rows(run, "state")}
+    assert found == {context: state_bytes(lm.init_state(1, context)) for context in (16, 32)}
+    assert (found[32] > found[16]) == (model == "transformer")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "samples", "tokens"), [("prefill_latency", (3, 4), "context"), ("decode_latency", (16,), "")]
+)
+def test_times_keep_every_sample(experiment: str, samples: tuple[int, ...], tokens: str, folder: Path) -> None:
+    run = micro_run(folder, experiment, "model=ttt_linear", "experiment.measure.batch=2")
+    latency, throughput = rows(run, "latency"), rows(run, "throughput")
+    assert [row.at["context"] for row in latency] == [row.at["context"] for row in throughput] == [16, 40]
+    for time, rate in zip(latency, throughput, strict=True):
+        assert len(time.samples) in samples
+        assert min(time.samples) <= time.value <= max(time.samples)
+        assert rate.value * time.value == pytest.approx(2 * (int(time.at[tokens]) if tokens else 1))
+        assert time.at["batch"] == 2
