@@ -55,7 +55,7 @@ class Pool:
                 for message in self._begin():
                     yield self._noted(message)
                 busy = {worker.pipe: worker for worker in self._crew if worker.cell is not None}
-                for pipe in wait(list(busy)):
+                for pipe in wait(list(busy)) if busy else ():  # no pipe would be waited for for ever
                     yield self._noted(self._receive(busy[pipe]))  # type: ignore[index]
         finally:
             for worker in self._crew:
@@ -96,7 +96,7 @@ class Pool:
         return ready[0] if ready and alone else None
 
     def _idle(self) -> _Worker:
-        idle = [worker for worker in self._crew if worker.cell is None]
+        idle = [worker for worker in self._crew if worker.cell is None and worker.process.is_alive()]
         return idle[0] if idle else self._hire()
 
     def _hire(self) -> _Worker:
@@ -114,7 +114,7 @@ class Pool:
         cell = worker.cell
         try:
             message: Message = worker.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # between messages, or within one
             worker.process.join()
             self._crew.remove(worker)
             cause = f"its process ended with exit code {worker.process.exitcode} (-9: killed, by hand or for memory)"

@@ -7,7 +7,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.config import RunConfig, identity, training
@@ -104,6 +104,8 @@ def _needs(cells: Sequence[Cell]) -> list[int | None]:
 def _record_killed(run: RunConfig, cause: str) -> None:
     with open_run(Path(run.results), describe(run), identity(run)) as recorder:
         if recorder.manifest.status not in SETTLED:  # it may have died when all was done
+            attempts = max(1, recorder.manifest.attempts - 1)  # to record a death is no attempt
+            recorder.manifest = replace(recorder.manifest, attempts=attempts)
             record_failure(recorder, "killed", cause, run, {})
 
 
