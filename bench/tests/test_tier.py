@@ -1,0 +1,114 @@
+"""A tier is planned without running anything, and what it will take is scaled from what took place."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench import reproduce
+from bench.config import RunConfig, identity
+from bench.forecast import Forecast, forecast
+from bench.reproduce import Cell, plan_text, seconds_left, survey
+from bench.results import Manifest, Run
+from bench.run import describe, execute
+from bench.tests.micro import micro_run
+from bench.tier import Tier, tier_names
+
+
+def known(run: RunConfig, flops: float, seconds: float, status: str = "done") -> Run:
+    """A run that took ``seconds`` for ``flops``."""
+    manifest: Manifest = replace(describe(run), flops=flops, seconds=seconds, status=status)
+    return Run(manifest, identity(run), (), Path(), published=False)
+
+
+def test_without_a_run_the_forecast_is_the_rate_of_the_device(tmp_path: Path) -> None:
+    run = micro_run(tmp_path, "train", "device.flop_rate=1e6")
+    made = forecast(run, [])
+    assert made.flops == pytest.approx(5e7, rel=0.005)
+    assert made.seconds == pytest.approx(1 + made.flops / 1e6)
+    assert not made.is_measured
+
+
+def test_a_known_run_is_scaled_by_its_flops(tmp_path: Path) -> None:
+    run = micro_run(tmp_path, "train")
+    near, far = known(run, 2.5e7, 3.0), known(run, 5e12, 1.0)
+    for order in ([near, far], [far, near]):
+        made = forecast(run, order)
+        assert made.seconds == pytest.approx(6.0, rel=0.01)
+        assert made.is_measured
+
+
+@pytest.mark.parametrize(
+    "other", [["model=mamba"], ["model=ttt_linear_t"], ["size=nano"], ["device.type=cuda"], ["experiment=state_vs_context"]]
+)
+def test_only_a_run_of_the_same_kind_tells(other: list[str], tmp_path: Path) -> None:
+    run = micro_run(tmp_path, "train")
+    different = micro_run(tmp_path, "train", *[word for word in other if not word.startswith("experiment")])
+    if other == ["experiment=state_vs_context"]:
+        different = micro_run(tmp_path, "state_vs_context")
+    stranger = Run(
+        replace(describe(run), experiment=different.experiment.name, flops=5e7, seconds=9.0, status="done"),
+        *(identity(different), (), Path()),
+        published=False,
+    )
+    assert not forecast(run, [stranger]).is_measured
+    assert not forecast(run, [known(run, 5e7, 9.0, status) for status in ("running", "failed", "killed")]).is_measured
+    assert forecast(run, [stranger, known(run, 5e7, 9.0)]).seconds == pytest.approx(9.0, rel=0.01)
+
+
+def test_a_plan_shows_every_cell_as_it_stands_and_runs_nothing(tmp_path: Path) -> None:
+    done, new = micro_run(tmp_path, "state_vs_context"), micro_run(tmp_path, "train", "model=ttt_mlp_t", "seed=3")
+    execute(done)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    cells = survey(Tier("micro", (), (done, new)))
+    assert [cell.status for cell in cells] == ["done", "to do"]
+    first, second, *_ = plan_text(cells, 2).splitlines()[1:]
+    assert first.startswith("state_vs_context ttt_linear tiny tiny_1 s0") and first.endswith("done") and "~" not in first
+    assert second.startswith("train ttt_mlp (T) tiny tiny_1 s3") and second.endswith("to do") and "4.99e+07" in second
+    assert "2 cells, 1 to do" in plan_text(cells, 2)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_cells_that_time_run_alone_and_the_others_share_the_workers(tmp_path: Path) -> None:
+    quick, timed = micro_run(tmp_path, "train"), micro_run(tmp_path, "decode_latency")
+
+    def cell(run: RunConfig, seconds: float) -> Cell:
+        return Cell(run, "to do", Forecast(1.0, seconds, is_measured=True))
+
+    assert seconds_left([cell(quick, 10), cell(quick, 20), cell(quick, 30)], 2) == 30
+    assert seconds_left([cell(quick, 10), cell(quick, 50), cell(timed, 7)], 2) == 57
+    assert seconds_left([], 2) == 0
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """``python -m bench.reproduce WORDS``, its exit status."""
+    monkeypatch.setattr(sys, "argv", ["bench.reproduce", *words])
+    return reproduce.main()
+
+
+def test_the_smoke_tier_is_planned_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, "plan", "smoke", f"results={tmp_path}", "model=mamba") == 0
+    lines = capsys.readouterr().out.splitlines()
+    cells = [line for line in lines if line.endswith("to do") and " cpu " in line]
+    assert {line.split()[0] for line in cells} >= {"train", "perplexity_by_context", "prefill_latency", "state_vs_context"}
+    assert {line.split()[1] for line in cells} == {"mamba"}
+    assert any(line.startswith(f"{len(cells)} cells, {len(cells)} to do: about ") for line in lines)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plan", "huge"], "there is no tier 'huge'; choose from: " + ", ".join(tier_names())),
+        (["run", "smoke", "modle=mamba"], "there is no key 'modle'"),
+        (["run", "smoke", "seeds=0"], "seeds=0 is not possible"),
+    ],
+)
+def test_a_tier_that_is_not_possible_says_what_is(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, *words) == 2
+    assert message in capsys.readouterr().err
