@@ -271,7 +271,7 @@ def hash_of_sources(root: Path = ROOT) -> str:
 
 @cache
 def git_state(root: Path = ROOT) -> tuple[str, bool]:
-    """Commit and whether tracked files differ from it; ("unknown", True) where there is no git."""
+    """Commit and whether tracked files differ from it; without git, what TTT_BENCH_COMMIT says, else ("unknown", True)."""
 
     def git(*words: str) -> str:
         return subprocess.run(("git", *words), cwd=root, capture_output=True, text=True, check=True).stdout.strip()
@@ -279,7 +279,8 @@ def git_state(root: Path = ROOT) -> tuple[str, bool]:
     try:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
-        return "unknown", True
+        told = os.environ.get("TTT_BENCH_COMMIT")
+        return (told, False) if told else ("unknown", True)
 
 
 def now() -> str:

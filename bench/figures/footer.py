@@ -19,16 +19,19 @@ def facts(rows: pd.DataFrame) -> list[str]:
     """Device, dtype, matching, budgets, sources and runs behind ``rows``."""
     if rows.empty:
         return []
+    training = _training(rows) if rows.match.notna().any() else "random weights"
+    sources = sorted(set(rows.sources))
+    where = f"sources{NBSP}{sources[0]}" if len(sources) == 1 else f"SOURCES DIFFER: {', '.join(sources)}"
+    first = f"device {_words(rows.device)} · {_words(rows.dtype)} · {training} · size{NBSP}{_words(rows['size'])}"
+    ids = sorted({run_id.rsplit("-", 1)[-1] for run_id in rows.run_id})
+    return [f"{first} · {where}", f"runs {' '.join(ids)}"]
+
+
+def _training(rows: pd.DataFrame) -> str:
     counted = f"match={_words(rows.match)}, attention counted {_words(rows.convention)}"
     pairs = rows[["budget_flops", "budget"]].drop_duplicates().sort_values("budget_flops")
     budgets = ", ".join(f"{row['budget']} ({digits(row['budget_flops'])}{NBSP}FLOP)" for row in records(pairs))
-    sources = sorted(set(rows.sources))
-    where = f"sources{NBSP}{sources[0]}" if len(sources) == 1 else f"SOURCES DIFFER: {', '.join(sources)}"
-    first = (
-        f"device {_words(rows.device)} · {_words(rows.dtype)} · {counted} · budget {budgets} · size{NBSP}{_words(rows['size'])}"
-    )
-    ids = sorted({run_id.rsplit("-", 1)[-1] for run_id in rows.run_id})
-    return [f"{first} · {where}", f"runs {' '.join(ids)}"]
+    return f"{counted} · budget {budgets}"
 
 
 def alarms(data: Data, rows: pd.DataFrame, experiments: Sequence[str], expected: Sequence[str] | None = None) -> list[str]:
