@@ -137,13 +137,20 @@ def _work(pipe: Connection) -> None:
             nonlocal told
             if time.monotonic() - told > PROGRESS_EVERY_S:
                 told = time.monotonic()
-                pipe.send(Message(cell, fraction))
+                _tell(pipe, Message(cell, fraction))
 
         try:
             manifest = execute(run, progress).manifest
-            pipe.send(Message(cell, 1.0, manifest.status, manifest.cause))
+            _tell(pipe, Message(cell, 1.0, manifest.status, manifest.cause))
         except Exception as error:  # noqa: BLE001  whatever it was, its status is recorded and the other cells go on
-            pipe.send(Message(cell, status="failed", cause=f"{type(error).__name__}: {error}"))
+            _tell(pipe, Message(cell, status="failed", cause=f"{type(error).__name__}: {error}"))
+
+
+def _tell(pipe: Connection, message: Message) -> None:
+    try:
+        pipe.send(message)
+    except OSError:  # the parent is gone: an end like a kill, not a failure of the run
+        os._exit(1)
 
 
 def _end_with_parent() -> None:
