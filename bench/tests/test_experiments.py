@@ -14,6 +14,7 @@ from bench.config import ConfigError, RunConfig, training
 from bench.data.batches import context_windows
 from bench.data.corpus import Document, load_documents
 from bench.data.tokenizer import get_tokenizer
+from bench.experiments.inner_loss import inner_losses
 from bench.results import Row, Run, read_run
 from bench.run import describe, execute
 from bench.tests.micro import EXPERIMENTS, MODELS, micro_run
@@ -107,8 +108,8 @@ def test_training_tells_its_card_its_curve_and_its_loss(model: str, folder: Path
 def test_perplexity_by_context_scores_the_same_targets_after_each_context(model: str, folder: Path) -> None:
     run = micro_run(folder, "perplexity_by_context", f"model={model}")
     windows = context_windows(heldout(run), 96, 16, 4)
-    lm = trained(run)
     found = rows(run, "nll")
+    lm = trained(run)
     assert [row.at["context"] for row in found] == [16, 48, 96]
     for row in found:
         context = int(row.at["context"])
@@ -121,9 +122,10 @@ def test_perplexity_by_context_scores_the_same_targets_after_each_context(model:
 def test_perplexity_by_position_is_one_pass_in_buckets(folder: Path) -> None:
     run = micro_run(folder, "perplexity_by_position", "model=ttt_linear")
     windows = context_windows(heldout(run), 96, 1, 4)
+    found = rows(run, "nll")
     losses = np.stack([brute_force(trained(run), window.tokens) for window in windows])
     buckets: Iterator[tuple[int, int]] = iter([(0, 16), (16, 32), (32, 64), (64, 96)])
-    for row, (low, edge) in zip(rows(run, "nll"), buckets, strict=True):
+    for row, (low, edge) in zip(found, buckets, strict=True):
         assert row.at["position"] == edge
         assert row.samples == pytest.approx(losses[:, low:edge].mean(1), rel=1e-4)
         assert row.at["n_targets"] == len(windows) * (edge - low)
@@ -136,6 +138,12 @@ def test_inner_loss_falls_within_each_mini_batch(folder: Path) -> None:
     for edge in (16, 32, 48, 64):
         assert values["after", edge] < values["before", edge]
     assert values["w0", 16] == values["before", 16]  # one mini-batch: nothing was learned before it
+    windows = context_windows(heldout(run), 64, 1, 4)
+    tokens = torch.from_numpy(np.stack([window.tokens[:64] for window in windows]).astype(np.int64))
+    (losses,) = inner_losses(trained(run), tokens)
+    for (weights, position), value in values.items():
+        expected = [loss[int(position) - 16 : int(position)].mean().item() for loss in losses[str(weights)]]
+        assert value == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("model", ["transformer", "ttt_mlp"])
