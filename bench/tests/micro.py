@@ -8,11 +8,13 @@ from bench.config import CONF, RunConfig, compose_run
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
+FOUR = "experiment.measure.windows_per_document=4"
+
 # What makes an experiment of conf/ as small as the corpus; one that is not here is run as it is.
 SMALL = {
-    "perplexity_by_context": ["experiment.measure.contexts=[16,48,96]", "experiment.measure.targets=16"],
-    "perplexity_by_position": ["experiment.measure.context=96", "+experiment.measure.first_edge=16"],
-    "inner_loss": ["experiment.measure.context=64", "+experiment.measure.bucket=16"],
+    "perplexity_by_context": ["experiment.measure.contexts=[16,48,96]", "experiment.measure.targets=16", FOUR],
+    "perplexity_by_position": ["experiment.measure.context=96", "+experiment.measure.first_edge=16", FOUR],
+    "inner_loss": ["experiment.measure.context=64", "+experiment.measure.bucket=16", FOUR],
     "state_vs_context": ["experiment.measure.contexts=[16,32]"],
     "prefill_latency": ["experiment.measure.contexts=[16,40]", "experiment.measure.sampling={least:3,most:4,seconds:0.01}"],
     "decode_latency": ["experiment.measure.contexts=[16,40]", "experiment.measure.steps=16"],

@@ -214,9 +214,11 @@ def holder(root: Path, act: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", HOLDER.format(act=act), str(root)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def test_two_processes_do_not_measure_the_same_and_a_lock_dies_with_its_holder(tmp_path: Path) -> None:
