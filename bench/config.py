@@ -163,7 +163,9 @@ class RunConfig:
     refresh: str = "none"
 
 
-VOLATILE = ("results", "refresh", "device.workers", "device.flop_rate")
+# What says where and when a run is measured, and what only explains it: neither changes its numbers.
+UNRECORDED = ("results", "refresh")
+VOLATILE = (*UNRECORDED, "device.workers", "device.flop_rate", "optim.searched", "optim.lr_source")
 
 
 def register() -> None:
@@ -224,14 +226,21 @@ def explain(error: Exception) -> str:
     return "\n".join(parts)
 
 
+def record(run: RunConfig) -> dict[str, Any]:
+    """The resolved configuration: what config.yaml holds."""
+    return _without(UNRECORDED, asdict(run))
+
+
 def identity(run: RunConfig) -> dict[str, Any]:
-    """What the hash of a run covers."""
-    return _without(asdict(run), "")
+    """What the hash of a run covers: all of it that decides its numbers."""
+    return _without(VOLATILE, asdict(run))
 
 
-def _without(node: dict[str, Any], path: str) -> dict[str, Any]:
-    kept = {key: value for key, value in node.items() if path + key not in VOLATILE}
-    return {key: _without(value, f"{path}{key}.") if isinstance(value, dict) else value for key, value in kept.items()}
+def _without(unwanted: Sequence[str], node: dict[str, Any], path: str = "") -> dict[str, Any]:
+    kept = {key: value for key, value in node.items() if path + key not in unwanted}
+    return {
+        key: _without(unwanted, value, f"{path}{key}.") if isinstance(value, dict) else value for key, value in kept.items()
+    }
 
 
 def training(run: RunConfig) -> RunConfig:

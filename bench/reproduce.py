@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.config import RunConfig, identity, training
+from bench.config import RunConfig, record, training
 from bench.errors import EXPECTED
 from bench.forecast import Forecast, forecast
 from bench.pool import Message, Pool
@@ -102,7 +102,7 @@ def _needs(cells: Sequence[Cell]) -> list[int | None]:
 
 
 def _record_killed(run: RunConfig, cause: str) -> None:
-    with open_run(Path(run.results), describe(run), identity(run)) as recorder:
+    with open_run(Path(run.results), describe(run), record(run)) as recorder:
         if recorder.manifest.status not in SETTLED:  # it may have died when all was done
             attempts = max(1, recorder.manifest.attempts - 1)  # to record a death is no attempt
             recorder.manifest = replace(recorder.manifest, attempts=attempts)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from hydra.utils import instantiate
 
-from bench.config import RunConfig, identity, run_id, training
+from bench.config import RunConfig, identity, record, run_id, training
 from bench.hardware import device_name, versions
 from bench.lab import Lab
 from bench.results import (
@@ -88,7 +88,7 @@ def execute(run: RunConfig, progress: Callable[[float], None] = lambda fraction:
     torch.set_num_threads(run.device.threads)
     manifest = describe(run)
     weights = _weights(run, progress)
-    with open_run(Path(run.results), manifest, identity(run), run.refresh) as recorder:
+    with open_run(Path(run.results), manifest, record(run), run.refresh) as recorder:
         if recorder.manifest.status in SETTLED:  # another process was faster
             return Outcome(recorder.manifest, is_new=False)
         _measure(Lab(run, recorder, weights, progress))

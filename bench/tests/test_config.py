@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from bench.config import CONF, ConfigError, RunConfig, compose_run, run_id, training
+from bench.config import CONF, ConfigError, RunConfig, compose_run, record, run_id, training
 from bench.overrides import check_keys, expand
 from bench.results import ROOT
 from bench.tier import load_tier, tier_names
@@ -83,6 +83,9 @@ def test_identity_is_what_makes_the_numbers() -> None:
     timed = compose_run(["experiment=decode_latency"])
     here, there = {"device": "this"}, {"device": "that"}
     assert run_id(run, here) == run_id(compose_run(["experiment=state_vs_context", "results=x", "refresh=all"]), there)
+    told = ["experiment=state_vs_context", "optim.lr_source=guessed", "device.workers=9", "device.flop_rate=1"]
+    assert run_id(run, here) == run_id(compose_run(told), here)
+    assert record(compose_run(told))["optim"]["lr_source"] == "guessed"
     assert run_id(run, here) != run_id(compose_run(["experiment=state_vs_context", "optim.lr=0.1"]), here)
     assert run_id(timed, here) != run_id(timed, there)
 
