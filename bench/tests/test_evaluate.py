@@ -91,8 +91,8 @@ def test_exactly_the_context_is_read_no_more_no_less() -> None:
 
 
 @pytest.mark.parametrize("model", ["ttt_linear", "mamba"])
-@pytest.mark.parametrize("tokens_at_once", [1, 21, 45, 64])
-@pytest.mark.parametrize("chunk", [1, 7, 4096])
+@pytest.mark.parametrize("tokens_at_once", [1, 45])
+@pytest.mark.parametrize("chunk", [7, 4096])
 def test_how_much_goes_through_at_once_changes_nothing(
     model: str, tokens_at_once: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
