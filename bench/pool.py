@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from bench.config import RunConfig
+from bench.results import FAILURES
 
 PROGRESS_EVERY_S = 0.5
 GOOD = ("done",)
@@ -127,7 +128,7 @@ class Pool:
 def _work(pipe: Connection) -> None:
     """A worker's life: cells come through the pipe, messages go back."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    from bench.run import execute  # torch: imported once a worker
+    from bench.run import execute, find  # torch: imported once a worker
 
     while True:
         cell, run = pipe.recv()
@@ -143,7 +144,9 @@ def _work(pipe: Connection) -> None:
             manifest = execute(run, progress).manifest
             _tell(pipe, Message(cell, 1.0, manifest.status, manifest.cause))
         except Exception as error:  # noqa: BLE001  whatever it was, its status is recorded and the other cells go on
-            _tell(pipe, Message(cell, status="failed", cause=f"{type(error).__name__}: {error}"))
+            left = find(run)
+            status = left.status if left is not None and left.status in FAILURES else "failed"
+            _tell(pipe, Message(cell, status=status, cause=f"{type(error).__name__}: {error}"))
 
 
 def _tell(pipe: Connection, message: Message) -> None:
