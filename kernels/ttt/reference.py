@@ -193,7 +193,7 @@ def _answer(
 class _Answers:
     """Answers of tiles one after another, worked out for many tiles at a time: only the weights form a chain."""
 
-    group = 32
+    group = 16
 
     def __init__(self, norm: LayerNorm) -> None:
         self.norm = norm
