@@ -47,7 +47,7 @@ class Windows:
 
     values: Array
     counts: Array
-    documents: Array
+    documents: NDArray[np.integer[Any]]
 
     def pairs_with(self, other: "Windows") -> bool:
         """Whether these are the same windows."""
