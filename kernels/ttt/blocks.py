@@ -14,15 +14,20 @@ AXIS is the axis of features (0 where tiles are kept transposed), WIDTH their nu
 import triton
 import triton.language as tl
 
-LARGEST: tl.constexpr = tl.constexpr(65504.0)
+@triton.jit
+def operand(x, dtype: tl.constexpr):
+    """x rounded to the dtype of matrix operands."""
+    return x.to(dtype)
 
 
 @triton.jit
-def operand(x, dtype: tl.constexpr):
-    """x rounded to the dtype of matrix operands, saturated where that is float16."""
-    if dtype == tl.float16:
-        x = tl.minimum(tl.maximum(x.to(tl.float32), -LARGEST), LARGEST)
-    return x.to(dtype)
+def guarded(x, dtype: tl.constexpr):
+    """``operand``, saturated where float16 would overflow: for what comes from outside, and for D, which 1/std may make large."""
+    y = x.to(dtype)
+    if dtype == tl.float16 and x.dtype != tl.float16:
+        largest = tl.full([], 65504.0, tl.float16)
+        y = tl.minimum(tl.maximum(y, -largest), largest)
+    return y
 
 
 @triton.jit
@@ -32,19 +37,30 @@ def total(x, AXIS: tl.constexpr):
 
 
 @triton.jit
+def _add4(a1, a2, a3, a4, b1, b2, b3, b4):
+    return a1 + b1, a2 + b2, a3 + b3, a4 + b4
+
+
+@triton.jit
+def totals(x1, x2, x3, x4, AXIS: tl.constexpr):
+    """Four sums over AXIS, which stays with length 1, in one exchange between threads."""
+    s1, s2, s3, s4 = tl.reduce((x1, x2, x3, x4), AXIS, _add4)
+    return tl.expand_dims(s1, AXIS), tl.expand_dims(s2, AXIS), tl.expand_dims(s3, AXIS), tl.expand_dims(s4, AXIS)
+
+
+@triton.jit
 def norm_l2_gradient(z, shift, gamma2, inside, AXIS: tl.constexpr, WIDTH: tl.constexpr, EPS: tl.constexpr):
     """D = gradient of 1/2 |LN(z) - target|^2 by z, for centred z; shift = gamma (beta - target), gamma2 = gamma^2.
 
     ``inside`` is 1 for features that exist and 0 for padding, where z, shift and gamma2 are 0.
     """
     gz = gamma2 * z
-    squares, pulls = total(z * z, AXIS), total(gz, AXIS)
-    curves, shifts = total(gz * z, AXIS), total(shift, AXIS)
-    tilts = total(shift * z, AXIS)
-    r = tl.rsqrt(squares / WIDTH + EPS)
-    mean = (r * pulls + shifts) / WIDTH
-    along = (r * r * curves + r * tilts) / WIDTH
-    return r * (gz * r + shift - mean * inside - z * (r * along))
+    shifts = total(shift, AXIS)
+    squares, pulls, curves, tilts = totals(z * z, gz, gz * z, shift * z, AXIS)
+    r = tl.rsqrt(squares * (1.0 / WIDTH) + EPS)
+    mean = (r * pulls + shifts) * (1.0 / WIDTH)
+    along = r * (r * curves + tilts) * (r / WIDTH)
+    return r * (r * gz + shift - mean * inside - z * along)
 
 
 @triton.jit

@@ -1,0 +1,78 @@
+"""What the launchers of the TTT kernels share: sizes of tiles, dtypes of operands, limits, the device."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+INTERPRETED = triton.knobs.runtime.interpret
+MINI_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Sizes of one launch: F features padded to BF, mini-batches of C tokens in tiles of BC, chunks of CHUNK tokens."""
+
+    F: int
+    BF: int
+    C: int
+    BC: int
+    CHUNK: int
+
+    @classmethod
+    def of(cls, head_dim: int, mini_batch: int, largest: int = 128) -> "Tiles":
+        """Tiles of a head dim and mini-batch.
+
+        Raises:
+            ValueError: the kernels have no tiles of this size.
+        """
+        if mini_batch not in MINI_BATCHES:
+            raise ValueError(f"no kernel for mini-batches of {mini_batch} tokens, only {MINI_BATCHES}; choose impl: reference")
+        if head_dim > largest:
+            raise ValueError(f"no kernel for head dim {head_dim}, only up to {largest}; choose impl: reference")
+        return cls(head_dim, max(16, triton.next_power_of_2(head_dim)), mini_batch, max(16, mini_batch), 64)
+
+    def are_even(self, length: int) -> bool:
+        """Whether ``length`` tokens fill all tiles, so that no load needs a mask."""
+        return length % self.CHUNK == 0 and self.F == self.BF and self.C == self.BC
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Dtypes of matrix operands: ``forward`` float16, or ``backward`` bfloat16, whose range gradients need; float32 stays."""
+
+    forward: torch.dtype
+    backward: torch.dtype
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Operands":
+        """Of inputs like ``x``.
+
+        Raises:
+            TypeError: neither 16-bit nor float32.
+        """
+        if x.dtype == torch.float32:
+            return cls(torch.float32, torch.float32)
+        if x.dtype in (torch.float16, torch.bfloat16):
+            return cls(torch.float16, torch.bfloat16)
+        raise TypeError(f"the Triton kernels take float32, bfloat16 and float16, not {x.dtype}; choose impl: reference")
+
+
+PRECISION = "tf32x3"
+"""Of products of float32 operands: three tf32 products, right to about 1e-6."""
+
+_TRITON = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
+
+
+def triton_dtype(dtype: torch.dtype) -> tl.dtype:
+    """Triton's name of a dtype."""
+    return _TRITON[dtype]
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """Number of multiprocessors; 1 where kernels are interpreted."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
