@@ -2,11 +2,11 @@
 
 import pytest
 
-from kernels.op import MissingImplementation, Op
+from kernels.attention import OP as ATTENTION
+from kernels.op import Impl, MissingImplementation, Op
 
-OP = Op(
-    "scan", {"reference": ("kernels.ttt.reference", "run `make setup`"), "fast": ("no_such_module_xyz", "pip install fast")}
-)
+IMPLS = {"reference": Impl("kernels.ttt.reference", "run `make setup`"), "fast": Impl("no_such_module_xyz", "pip install fast")}
+OP = Op("scan", IMPLS, ATTENTION.problem)
 
 
 def test_an_implementation_has_the_three_phases() -> None:

@@ -1,5 +1,12 @@
 """TTT-Linear: the inner model is one linear layer, F x F per head."""
 
-from kernels.op import PURE_TORCH, Op
+from kernels.op import PURE_TORCH, WITH_GPU, Impl, Op
+from kernels.ttt.problem import TTT
 
-OP = Op("ttt_linear", {"reference": ("kernels.ttt.reference", PURE_TORCH)})
+IMPLS = {
+    "reference": Impl("kernels.ttt.reference", PURE_TORCH),
+    "triton": Impl("kernels.ttt_linear.kernel", WITH_GPU),
+    "fla_chunk": Impl("kernels.ttt_linear.fla_chunk", WITH_GPU, is_ours=False, is_variant=True),
+    "fla_fused_chunk": Impl("kernels.ttt_linear.fla_fused_chunk", WITH_GPU, is_ours=False, is_variant=True),
+}
+OP = Op("ttt_linear", IMPLS, TTT(expand=(1, 1), base_lr=1.0))
