@@ -1,0 +1,153 @@
+"""One token of TTT-MLP: one program a sequence and head, which moves each byte of its state once.
+
+As in ``kernels.ttt_linear.step``, through two layers: W1, W2 stay as they are until the mini-batch is full, a token adds its
+pairs (K, D1), (X2, D2) and its gate, and the answer takes what the open pairs would have changed,
+
+    X2 = GELU(K W1 + b1)    D2 = gradient of 1/2 |LN(X2 W2 + b2) - (V - K)|^2    D1 = (D2 W2') * GELU'(K W1 + b1)
+    Y2 = GELU(Q W1 + b1 - tau_i sum rho_j (Q K_j' + 1) D1_j)
+    out = Q + LN(Y2 W2 + b2 - tau_i sum rho_j (Y2 X2_j' + 1) D2_j).
+
+W2 is needed three times, each time after a sum over all threads: it stays in registers.
+
+Bytes a head and token, split form: W1 and W2 16 F^2, biases 20 F, q, k, v, out 8 F; pairs, 20 F + 4 each, i read and one written.
+A commit adds 48 F^2 and biases 20 F. Mean over a cycle with F = 64, C = 16: 90.6 KB, of which weights are 65.5.
+Operations a head and token: 20 F^2 multiply-adds, by the FMA units: K W1, Q W1, X2 W2, D2 W2', Y2 W2.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+from kernels.ttt.blocks import gelu, guarded, layer_norm, norm_l2_gradient
+from kernels.ttt.launch import PRECISION, Operands, Tiles
+from kernels.ttt.state import InnerState, LayerNorm
+from kernels.ttt_linear.step import commit, warps
+
+
+@triton.jit
+def _token(
+    q_ptr, k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr,
+    weight1_ptr, weight2_ptr, rest1_ptr, rest2_ptr, bias1_ptr, bias2_ptr,
+    gates_ptr, keys_ptr, hidden_ptr, grads1_ptr, grads2_ptr, position_ptr, out_ptr,
+    q_row, q_head, k_row, k_head, v_row, v_head, rho_row, rho_head,
+    H: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, G: tl.constexpr, BG: tl.constexpr, C: tl.constexpr, SLOTS: tl.constexpr,
+    EPS: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Grid [B H]. Features are padded to BF, the G hidden ones to BG; vectors of features are rows [1, BF]."""
+    cell = tl.program_id(0).to(tl.int64)
+    i_b, i_h = cell // H, cell % H
+    slot = tl.load(position_ptr + i_b) % C
+    f, g, j = tl.arange(0, BF), tl.arange(0, BG), tl.arange(0, C)[:, None]
+    row, wide, here, there = f[None, :], g[None, :], f[None, :] < F, g[None, :] < G
+    weight1_ptr += cell * F * G
+    weight2_ptr += cell * F * G
+    rest1_ptr += cell * F * G
+    rest2_ptr += cell * F * G
+    bias1_ptr += cell * G
+    bias2_ptr += cell * F
+    gates_ptr += cell * C
+    keys_ptr += cell * C * F
+    hidden_ptr += cell * C * G
+    grads1_ptr += cell * C * G
+    grads2_ptr += cell * C * F
+    dtype: tl.constexpr = keys_ptr.dtype.element_ty
+    w1 = tl.load(weight1_ptr + f[:, None] * G + wide, mask=(f[:, None] < F) & there, other=0.0)
+    w2 = tl.load(weight2_ptr + g[:, None] * F + row, mask=(g[:, None] < G) & here, other=0.0)
+    bias1 = tl.load(bias1_ptr + g, mask=g < G, other=0.0)
+    bias2 = tl.load(bias2_ptr + row, mask=here, other=0.0)
+    v = tl.load(v_ptr + i_b * v_row + i_h * v_head + row, mask=here, other=0.0).to(tl.float32)
+    rho = tl.load(rho_ptr + i_b * rho_row + i_h * rho_head).to(tl.float32)
+    tl.debug_barrier()  # else the assembler lets all loads wait for the slot
+    is_open = j < slot
+    gates = tl.load(gates_ptr + j, mask=is_open, other=0.0)
+    keys = tl.load(keys_ptr + j * F + row, mask=is_open & here, other=0.0)
+    grads1 = tl.load(grads1_ptr + j * G + wide, mask=is_open & there, other=0.0)
+    hidden = tl.load(hidden_ptr + j * G + wide, mask=is_open & there, other=0.0)
+    grads2 = tl.load(grads2_ptr + j * F + row, mask=is_open & here, other=0.0)
+    tau = tl.load(tau_ptr + slot).to(tl.float32)
+    k = tl.load(k_ptr + i_b * k_row + i_h * k_head + f, mask=f < F, other=0.0).to(tl.float32)
+    q = tl.load(q_ptr + i_b * q_row + i_h * q_head + f, mask=f < F, other=0.0).to(tl.float32)
+    gamma = tl.load(gamma_ptr + i_h * F + row, mask=here, other=0.0).to(tl.float32)
+    beta = tl.load(beta_ptr + i_h * F + row, mask=here, other=0.0).to(tl.float32)
+
+    w1 = w1.to(tl.float32)
+    x2, slope = gelu(tl.sum(w1 * k[:, None], 0) + bias1)
+    y = tl.sum(w1 * q[:, None], 0) + bias1
+    z = tl.sum(w2.to(tl.float32) * x2[:, None], 0)[None, :] + bias2
+    z = tl.where(here, z - tl.sum(z) / F, 0.0)
+    k, q = k[None, :], q[None, :]
+    d2 = norm_l2_gradient(z, gamma * (beta - v + k), gamma * gamma, tl.where(here, 1.0, 0.0), 1, F, EPS)
+    d1 = tl.sum(w2.to(tl.float32) * d2, 1) * slope
+    key, x2, d1, d2 = guarded(k, dtype), guarded(x2, dtype), guarded(d1, dtype), guarded(d2, dtype)
+    tl.store(keys_ptr + slot * F + row, key, mask=here)
+    tl.store(hidden_ptr + slot * G + g, x2, mask=g < G)
+    tl.store(grads1_ptr + slot * G + g, d1, mask=g < G)
+    tl.store(grads2_ptr + slot * F + row, d2, mask=here)
+    tl.store(gates_ptr + slot, rho)
+
+    share = gates * (tl.sum(keys.to(tl.float32) * q, 1)[:, None] + 1)
+    own = rho * (tl.sum(key.to(tl.float32) * q) + 1)
+    y, _ = gelu(y - tau * (tl.sum(share * grads1.to(tl.float32), 0) + own * d1.to(tl.float32)))
+    share = gates * (tl.sum(hidden.to(tl.float32) * y[None, :], 1)[:, None] + 1)
+    own = rho * (tl.sum(x2.to(tl.float32) * y) + 1)
+    answer = tl.sum(w2.to(tl.float32) * y[:, None], 0)[None, :] + bias2
+    answer -= tau * (tl.sum(share * grads2.to(tl.float32), 0)[None, :] + own * d2.to(tl.float32))
+    answer = tl.where(here, answer - tl.sum(answer) / F, 0.0)
+    tl.store(out_ptr + cell * F + row, q + layer_norm(answer, gamma, beta, 1, F, EPS), mask=here)
+    if slot == C - 1:
+        tl.debug_barrier()  # the pairs just stored are read again
+        commit(
+            weight1_ptr, rest1_ptr, bias1_ptr, keys_ptr, grads1_ptr, gates_ptr, tau, F, G, BG, C, SLOTS, 16, SPLIT, PRECISION
+        )
+        commit(
+            weight2_ptr, rest2_ptr, bias2_ptr, hidden_ptr, grads2_ptr, gates_ptr, tau, G, F, BF, C, SLOTS, 64, SPLIT, PRECISION
+        )
+
+
+@torch.no_grad()
+def step(
+    q: Float[Tensor, "B H F"],
+    k: Float[Tensor, "B H F"],
+    v: Float[Tensor, "B H F"],
+    rho: Float[Tensor, "B H"],
+    tau: Float[Tensor, " C"],
+    norm: LayerNorm,
+    state: InnerState,
+) -> Float[Tensor, "B H F"]:
+    """Outputs of one further token per row; advances ``state`` in place, with static shapes and no host synchronisation.
+
+    Raises:
+        ValueError, TypeError: a head dim, mini-batch or dtype without kernel; names ``impl: reference``.
+    """
+    weights = (list(state.weights), list(state.remainders), list(state.biases))
+    pairs = (state.rho, list(state.inputs), list(state.grads), state.position)
+    return _step(q, k, v, rho, tau, norm.weight, norm.bias, norm.eps, *weights, *pairs)
+
+
+@torch.library.custom_op("ttt_bench::ttt_mlp_step", mutates_args=("w", "lo", "b", "gates", "inputs", "grads", "position"))
+def _step(
+    q: Tensor, k: Tensor, v: Tensor, rho: Tensor, tau: Tensor, gamma: Tensor, beta: Tensor, eps: float,
+    w: list[Tensor], lo: list[Tensor], b: list[Tensor],
+    gates: Tensor, inputs: list[Tensor], grads: list[Tensor], position: Tensor,
+) -> Tensor:  # fmt: skip
+    (batch, heads, head_dim), tiles, hidden = q.shape, Tiles.of(q.shape[-1], tau.shape[0]), b[0].shape[-1]
+    Operands.of(q)  # or raise
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    out, padded = q.new_empty(q.shape), triton.next_power_of_2(hidden)
+    strides = [n for x in (q, k, v, rho) for n in x.stride()[:2]]
+    _token[(batch * heads,)](
+        q, k, v, rho, tau.contiguous(), gamma.contiguous(), beta.contiguous(),
+        *w, *(lo or w), *b, gates, *inputs, *grads, position, out, *strides,
+        H=heads, F=head_dim, BF=tiles.BF, G=hidden, BG=padded, C=tiles.C, SLOTS=tiles.BC,
+        EPS=eps, SPLIT=bool(lo), PRECISION=PRECISION,
+        num_warps=warps(padded * max(tiles.BF // 2, tiles.C), w[0]), num_stages=1,
+    )  # fmt: skip
+    position += 1
+    return out
+
+
+@_step.register_fake
+def _(q: Tensor, *_: object) -> Tensor:
+    return q.new_empty(q.shape)
