@@ -9,8 +9,8 @@ pairs (K, D1), (X2, D2) and its gate, and the answer takes what the open pairs w
 
 W2 is needed three times, each time after a sum over all threads: it stays in registers.
 
-Bytes a head and token, split form: W1 and W2 16 F^2, biases 20 F, q, k, v, out 8 F; pairs, 20 F + 4 each, i read and one written.
-A commit adds 48 F^2 and biases 20 F. Mean over a cycle with F = 64, C = 16: 90.6 KB, of which weights are 65.5.
+Bytes a head and token, split form: W1 and W2 16 F^2, biases 20 F, q, k, v, out 8 F; pairs, 20 F + 4 each, i read and one
+written. A commit adds 48 F^2 and biases 20 F. Mean over a cycle with F = 64, C = 16: 90.6 KB, of which weights are 65.5.
 Operations a head and token: 20 F^2 multiply-adds, by the FMA units: K W1, Q W1, X2 W2, D2 W2', Y2 W2.
 """
 
@@ -142,7 +142,7 @@ def _step(
         *w, *(lo or w), *b, gates, *inputs, *grads, position, out, *strides,
         H=heads, F=head_dim, BF=tiles.BF, G=hidden, BG=padded, C=tiles.C, SLOTS=tiles.BC,
         EPS=eps, SPLIT=bool(lo), PRECISION=PRECISION,
-        num_warps=warps(padded * max(tiles.BF // 2, tiles.C), w[0]), num_stages=1,
+        num_warps=max(4, warps(padded * max(tiles.BF // 2, tiles.C), w[0])), num_stages=1,
     )  # fmt: skip
     position += 1
     return out
