@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 # make setup EXTRAS=dev,eval: the groups of optional dependencies in pyproject.toml
 EXTRAS ?= core
-# smoke, nano, gpu, small, paper: lists of runs in conf/tier
+# smoke, nano, kernels, gpu, small, paper: lists of runs in conf/tier
 TIER ?= nano
 # SEEDS=2 trains every model twice, instead of once
 SEEDS ?=
@@ -43,6 +43,14 @@ reproduce-figures: $(VENV)/.ready-core ## the main job: run all of TIER, or what
 .PHONY: test
 test: $(VENV)/.ready-dev ## all tests, on the CPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: test-gpu
+test-gpu: $(VENV)/.ready-dev ## the tests that need a CUDA device; baselines must be installed: make setup EXTRAS=gpu
+	$(BIN)/python -m pytest -m gpu
+
+.PHONY: bench-kernels
+bench-kernels: ## check every kernel, then time it beside others on one GPU: reproduce-figures with TIER=kernels
+	@$(MAKE) --no-print-directory reproduce-figures TIER=kernels
 
 .PHONY: plan
 plan: $(VENV)/.ready-core ## what TIER would run: cells, device, minutes, FLOPs, what exists; runs nothing

@@ -136,13 +136,14 @@ class ExperimentConfig:
     """conf/experiment: what is measured.
 
     trains: makes a trained model. trained: needs one. timing: measures time, so it runs alone, and its identity covers the
-    device and the versions.
+    device and the versions. modelless: measures operations, so what makes a model is no part of its identity.
     """
 
     name: str = MISSING
     trains: bool = False
     trained: bool = False
     timing: bool = False
+    modelless: bool = False
     measure: Any = MISSING
 
 
@@ -165,7 +166,8 @@ class RunConfig:
 
 # What says where and when a run is measured, and what only explains it: neither changes its numbers.
 UNRECORDED = ("results", "refresh")
-VOLATILE = (*UNRECORDED, "device.workers", "device.flop_rate", "optim.searched", "optim.lr_source")
+VOLATILE = (*UNRECORDED, "device.workers", "device.flop_rate", "optim.searched", "optim.lr_source", "experiment.modelless")
+OF_A_MODEL = ("model", "size", "match", "budget", "data", "optim")
 
 
 def register() -> None:
@@ -233,7 +235,7 @@ def record(run: RunConfig) -> dict[str, Any]:
 
 def identity(run: RunConfig) -> dict[str, Any]:
     """What the hash of a run covers: all of it that decides its numbers."""
-    return _without(VOLATILE, asdict(run))
+    return _without((*VOLATILE, *(OF_A_MODEL if run.experiment.modelless else ())), asdict(run))
 
 
 def _without(unwanted: Sequence[str], node: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -250,6 +252,11 @@ def training(run: RunConfig) -> RunConfig:
 
 
 def run_id(run: RunConfig, environment: dict[str, str]) -> str:
-    """{model}-{size}-{budget}-s{seed}-{hash}; ``environment`` (device, versions) counts where times are measured."""
+    """{model}-{size}-{budget}-s{seed}-{hash}; ``environment`` (device, versions) counts where times are measured.
+
+    Without a model it is {dtype}-s{seed}-{hash}.
+    """
     digest = hash_of([identity(run), environment if run.experiment.timing else {}])
+    if run.experiment.modelless:
+        return f"{run.device.dtype}-s{run.seed}-{digest}"
     return f"{run.model.name}-{run.size.name}-{run.budget.name}-s{run.seed}-{digest}"

@@ -7,12 +7,14 @@ from bench.hardware import NoDevice
 from bench.results import Busy, CorruptResults
 from bench.run import NotTrained
 from bench.train import CorruptCheckpoint, Diverged
+from kernels.check import CheckFailed
 from kernels.op import MissingImplementation
 from models.mixer import SizeError
 
 EXPECTED = (
     BudgetError,
     Busy,
+    CheckFailed,
     ConfigError,
     CorruptCheckpoint,
     CorruptResults,

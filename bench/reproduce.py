@@ -36,6 +36,8 @@ class Cell:
     def label(self) -> str:
         """Short, for a line of progress."""
         run = self.run
+        if run.experiment.modelless:
+            return f"{run.experiment.name} {run.device.dtype} s{run.seed}"
         backbone = "" if run.model.backbone == "mamba" or not run.model.name.startswith("ttt") else " (T)"
         return f"{run.experiment.name} {run.model.name}{backbone} {run.size.name} {run.budget.name} s{run.seed}"
 

@@ -5,6 +5,9 @@ from collections.abc import Callable
 
 import torch
 
+# What device_sample writes between calls: many times a GPU's caches, a third of a millisecond.
+FLUSHED_BYTES = 1 << 30
+
 
 def synchronise(device: torch.device) -> None:
     """Waits for everything that the device was given to do."""
@@ -39,3 +42,59 @@ def sample(
         synchronise(device)
         taken.append(clock() - start)
     return tuple(taken)
+
+
+def device_sample(
+    call: Callable[[], object],
+    device: torch.device,
+    *,
+    prepare: Callable[[], object] = lambda: None,
+    warm_up: int = 3,
+    least: int = 20,
+    most: int = 100,
+    seconds: float = 0.5,
+) -> tuple[float, ...]:
+    """Seconds that the device spends in each call, in order, between events queued around it; on a CPU those of ``sample``.
+
+    As many calls as ``sample`` would make. Before each the device writes more than its caches hold, so that the call finds
+    them cold, and the host, meanwhile, queues the call: what it takes to launch kernels is not timed.
+    """
+    if device.type != "cuda":
+        return sample(call, device, prepare=prepare, warm_up=warm_up, least=least, most=most, seconds=seconds)
+    for _ in range(warm_up):
+        prepare()
+        call()
+    written = torch.empty(FLUSHED_BYTES, dtype=torch.uint8, device=device)
+    first = _between_events(call, prepare, written, least)
+    mean = sum(first) / least
+    return first + _between_events(call, prepare, written, max(0, min(most, int(seconds / mean)) - least))
+
+
+def _between_events(
+    call: Callable[[], object], prepare: Callable[[], object], written: torch.Tensor, count: int
+) -> tuple[float, ...]:
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
+    for start, end in events:
+        prepare()
+        written.zero_()
+        start.record()
+        call()
+        end.record()
+    torch.cuda.synchronize(written.device)
+    return tuple(start.elapsed_time(end) / 1e3 for start, end in events)
+
+
+def captured(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """The call as a CUDA graph to replay, captured after three runs; on a CPU the call itself."""
+    if device.type != "cuda":
+        return call
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay

@@ -142,9 +142,10 @@ class Runner:
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in self.inputs.items()}
         out = self._call(module, leaves)
         axes = self.problem.head_axis
-        own, shared = [n for n in leaves if n in axes], [n for n in leaves if n not in axes]
+        shared = [n for n in leaves if n not in axes] if len(self.heads) < out.shape[2] else []
+        own = [n for n in leaves if n not in shared]
         grads = torch.autograd.grad(out, [leaves[n] for n in own], self.upstream, retain_graph=bool(shared))
-        found = {n: grad.index_select(axes[n], self.heads) for n, grad in zip(own, grads, strict=True)}
+        found = {n: grad.index_select(axes[n], self.heads) if n in axes else grad for n, grad in zip(own, grads, strict=True)}
         if shared:
             grads = torch.autograd.grad(out, [leaves[n] for n in shared], self._upstream_of_heads())
             found |= dict(zip(shared, grads, strict=True))

@@ -41,22 +41,24 @@ class Impl:
     """An implementation: its module, and how to install what it needs.
 
     is_ours: it is held to our bounds; another's need only compute what it should (kernels/check.py). is_variant: its
-    function is not the reference's, so it is compared with itself in float32.
+    function is not the reference's, so it is compared with itself in float32. has_step: it also runs token by token.
     """
 
     module: str
     cure: str
     is_ours: bool = True
     is_variant: bool = False
+    has_step: bool = True
 
 
 class Problem(ABC):
     """Inputs, definition and least cost of an operation whose rows (sequences) and heads do not know of one another.
 
     The first input and the output have the same shape, [B, T, heads, ...]. ``head_axis`` says where the heads lie in each
-    input; one that is not there is shared by all heads.
+    input; one that is not there is shared by all heads. is_cyclic: it works in mini-batches.
     """
 
+    is_cyclic: ClassVar[bool] = False
     head_axis: ClassVar[Mapping[str, int]]
     reference: ClassVar[str]
 
@@ -127,6 +129,10 @@ class Op:
     name: str
     impls: Mapping[str, Impl]
     problem: Problem
+
+    def runs(self, impl: str, mode: Pass) -> bool:
+        """Whether an implementation has a pass at all."""
+        return mode != "step" or (isinstance(self.problem, Stepping) and self.impls[impl].has_step)
 
     def load(self, impl: str) -> ModuleType:
         """The module of one implementation.

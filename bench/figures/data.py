@@ -52,7 +52,8 @@ class Data:
 def _trouble(run: Run) -> str:
     config, manifest = run.config, run.manifest
     label = look_of(series_name(config["model"]["name"], config["model"]["backbone"])).label
-    what = f"{label}, {config['budget']['name']}, {manifest.experiment}, seed {manifest.seed}"
+    of = "" if config.get("experiment", {}).get("modelless") else f"{label}, {config['budget']['name']}, "
+    what = f"{of}{manifest.experiment}, seed {manifest.seed}"
     if manifest.status == "running":
         return f"{what}: unfinished (interrupted or in progress), drawn as far as it got"
     cause = manifest.cause.strip().splitlines()[0] if manifest.cause.strip() else "no cause recorded"

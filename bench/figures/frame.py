@@ -12,6 +12,7 @@ COORDINATES = (
     *("model", "backbone", "size", "params", "match", "convention", "budget_flops", "train_flops", "tokens", "train_context"),
     *("context", "position", "data", "split", "tokenizer", "n_targets", "batch", "phase", "impl", "exec", "dtype", "seed"),
     *("mini_batch", "layer", "weights", "clusters"),
+    *("op", "pass", "heads", "head_dim", "tensor", "phases", "slot"),
 )
 MEASURED = ("metric", "value", "unit", "samples", "target_counts", "row")
 OF_THE_RUN = (

@@ -14,6 +14,7 @@ from bench.figures import (
     decode_latency,
     fairness_card,
     inner_loss,
+    kernel_speed,
     perplexity_by_context,
     perplexity_by_position,
     perplexity_vs_flops,
@@ -46,6 +47,7 @@ FIGURES: Mapping[str, Module] = {
         *(decode_latency, state_vs_context, inner_loss, fairness_card),
     )
 }
+KERNEL_FIGURES: Mapping[str, Module] = {"kernel_speed": cast("Module", kernel_speed)}
 
 
 def draw_all(
@@ -54,16 +56,19 @@ def draw_all(
     tier: str,
     expected_models: Sequence[str],
     tiers_of_paper: Mapping[str, str] = PAPER_TIERS,
+    figures: Mapping[str, Module] = FIGURES,
 ) -> int:
-    """Writes the eight figures (.png, .pdf), contact_sheet.png and index.json to ``out``.
+    """Writes the figures (.png, .pdf), contact_sheet.png and index.json to ``out``.
 
     expected_models: names as in conf/model. tiers_of_paper: figure of the paper → tier that makes it.
     1, and a line on stderr for each, where a figure misses an expected model (inner_loss: a TTT model); else 0.
     """
     data = Data(tuple(runs), tuple(expected_models), tier)
     out.mkdir(parents=True, exist_ok=True)
-    ours = {name: _entry(name, data, save(module.draw(data), out, name), tiers_of_paper) for name, module in FIGURES.items()}
-    contact_sheet([out / f"{name}.png" for name in FIGURES], out / "contact_sheet.png")
+    ours = {
+        name: _entry(name, module, data, save(module.draw(data), out, name), tiers_of_paper) for name, module in figures.items()
+    }
+    contact_sheet([out / f"{name}.png" for name in figures], out / "contact_sheet.png")
     paper = {number: _paper_entry(number, made_by, tier, ours) for number, made_by in tiers_of_paper.items()}
     index = {"tier": tier, "contact_sheet": "contact_sheet.png", "figures": ours, "paper": paper}
     write_atomic(out / "index.json", json.dumps(index, indent=1, ensure_ascii=False) + "\n")
@@ -78,18 +83,20 @@ def hash_of_rows(rows: pd.DataFrame) -> str:
     return hashlib.sha256("\n".join(sorted(row.to_json() for row in rows.row)).encode()).hexdigest()
 
 
-def _entry(name: str, data: Data, files: Sequence[str], tiers: Mapping[str, str]) -> dict[str, Any]:
+def _entry(name: str, module: Module, data: Data, files: Sequence[str], tiers: Mapping[str, str]) -> dict[str, Any]:
     """A figure's part of the index."""
-    rows = FIGURES[name].rows(data)
-    missing = data.missing(rows, inner_loss.expected_of(data) if name == "inner_loss" else None)
+    rows = module.rows(data)
+    missing = data.missing(
+        rows, inner_loss.expected_of(data) if name == "inner_loss" else () if name in KERNEL_FIGURES else None
+    )
     return {
         "files": list(files),
         "status": "no_rows" if rows.empty else "partial" if missing else "drawn",
         "missing": missing,
-        "troubles": data.troubles(FIGURES[name].EXPERIMENTS),
-        "paper": list(LIKE[name]),
+        "troubles": data.troubles(module.EXPERIMENTS),
+        "paper": list(LIKE.get(name, ())),
         "analogue_of": [
-            number for number in LIKE[name] if not (tiers.get(number) == data.tier and name in DRAWN_BY.get(number, ()))
+            number for number in LIKE.get(name, ()) if not (tiers.get(number) == data.tier and name in DRAWN_BY.get(number, ()))
         ],
         "runs": sorted(set(rows.run_id)),
         "rows": len(rows),
@@ -102,7 +109,7 @@ def _entry(name: str, data: Data, files: Sequence[str], tiers: Mapping[str, str]
 
 def _paper_entry(number: str, made_by: str, tier: str, ours: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """A figure of the paper: drawn where this is the tier that makes it and every figure that shows it has its rows."""
-    by = [ours[name] for name in DRAWN_BY.get(number, ())] if tier == made_by else []
+    by = [ours[name] for name in DRAWN_BY.get(number, ()) if name in ours] if tier == made_by else []
     status = "no_rows"
     if by and all(entry["status"] != "no_rows" for entry in by):
         status = "drawn" if all(entry["status"] == "drawn" for entry in by) else "partial"

@@ -6,7 +6,8 @@ from pathlib import Path
 from bench.config import CONF, RunConfig, compose_run
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+# Of models: those that measure operations are not tried with each of them.
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml") if "modelless" not in path.read_text())
 
 FOUR = "experiment.measure.windows_per_document=4"
 
@@ -17,6 +18,14 @@ SMALL = {
     "inner_loss": ["experiment.measure.context=64", "+experiment.measure.bucket=16", FOUR],
     "state_vs_context": ["experiment.measure.contexts=[16,32]"],
     "prefill_latency": ["experiment.measure.contexts=[16,40]", "experiment.measure.sampling={least:3,most:4,seconds:0.01}"],
+    "kernel_speed": [
+        "experiment.measure.ops=[ttt_linear,attention]",
+        "experiment.measure.impls.ttt_linear=[reference]",
+        "experiment.measure.impls.attention=[reference]",
+        "experiment.measure.shapes=[[2,24,2,8]]",
+        "experiment.measure.step_shapes=[[3,18,2,8]]",
+        "experiment.measure.sampling={least:2,most:3,seconds:0.01}",
+    ],
     "decode_latency": ["experiment.measure.contexts=[16,40]", "experiment.measure.steps=16"],
 }
 

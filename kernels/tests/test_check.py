@@ -19,7 +19,7 @@ OPS = (ttt_linear.OP, ttt_mlp.OP, attention.OP, selective_scan.OP, ssd.OP)
 CPU = torch.device("cpu")
 SMALL = Case(batch=3, context=37, heads=3, head_dim=8)
 PASSES: tuple[Pass, ...] = ("fwd", "fwd_bwd", "step")
-TRIED = [(op, mode) for op in OPS for mode in PASSES if mode != "step" or isinstance(op.problem, Stepping)]
+TRIED = [(op, mode) for op in OPS for mode in PASSES if op.runs("reference", mode)]
 
 
 def verdict_on(op: Op, mode: Pass, monkeypatch: pytest.MonkeyPatch, **functions: Callable[..., Any]) -> Verdict:
@@ -187,15 +187,13 @@ def test_the_scan_of_mamba_2_is_its_recurrence(length: int) -> None:
     torch.testing.assert_close(ssd.OP.load("reference").forward(x, dt, a, b, c, d), torch.stack(outs, 1), rtol=1e-9, atol=1e-9)
 
 
-GPU = [(op, impl) for op in OPS for impl in op.impls]
-
-
 @pytest.mark.gpu
-@pytest.mark.parametrize(("op", "impl"), GPU, ids=lambda value: getattr(value, "name", value))
-@pytest.mark.parametrize("mode", PASSES)
+@pytest.mark.parametrize(
+    ("op", "impl", "mode"),
+    [(op, impl, mode) for op in OPS for impl in op.impls for mode in PASSES if op.runs(impl, mode)],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_every_implementation_on_a_gpu(op: Op, impl: str, mode: Pass) -> None:
-    if mode == "step" and not (isinstance(op.problem, Stepping) and not impl.startswith("fla")):
-        return
     case = Case(batch=2, context=256, heads=4, head_dim=64, dtype=torch.bfloat16)
     verdict = Trial(op, case, torch.device("cuda")).check(impl, mode)
     assert verdict.ok, verdict

@@ -25,6 +25,7 @@ class TTT(Stepping):
     expand: tuple[int, ...]
     base_lr: float
     time_inputs: ClassVar[tuple[str, ...]] = ("q", "k", "v", "rho")
+    is_cyclic: ClassVar[bool] = True
     reference: ClassVar[str] = "kernels.ttt.reference"
     head_axis: ClassVar[dict[str, int]] = {
         **dict.fromkeys(("q", "k", "v", "rho"), 2),
