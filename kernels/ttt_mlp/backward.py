@@ -1,0 +1,359 @@
+"""Gradients of TTT-MLP, in four kernels: three over all chunks at once, and between them a chain in reverse.
+
+Of the forward pass there are W and b at the start of every chunk (``kernels.ttt_mlp.chain``). Within a chunk the weights of a
+later mini-batch are those of its start less the pairs between, so that with e of ``kernels.ttt_linear.chunks``, which says how
+much pair j moves the weights that token i meets, a chunk's answers are products of whole tiles:
+
+    Zb1 = Q W1 + b1 - (e * (Q K' + 1)) D1,  Xb2 = GELU(Zb1),  Zb2 = Xb2 W2 + b2 - (e * (Xb2 X2' + 1)) D2 .
+
+dW', db' are gradients by the state after a mini-batch, D = delta(Z2, V - K), D1 = E * GELU'(Z1), E = D2 W2':
+
+``replay``   the mini-batches of a chunk once more: Z1, E, D2, z_hat and W2 of each
+``queries``  A = e * (.. + 1) of either layer;  dZb2 from dOut through LN;  S2 = -e * (dZb2 D2')
+             dXb2 = dZb2 W2' + S2 X2,  Gx = S2' Xb2,  G2 = -A2' dZb2,  M2 = Xb2' dZb2
+             dZb1 = dXb2 * GELU'(Zb1);  S1 = -e * (dZb1 D1');  G1 = -A1' dZb1,  M1 = Q' dZb1
+             dQ = dOut + dZb1 W1' + S1 K,  dK_1 = S1' Q
+``reverse``  dD1 = G1 - eta_C (K dW1' + db1'),  dE = dD1 * GELU'(Z1),  dD2 = G2 - eta_C (X2 dW2' + db2') + dE W2,  dZ2 = J dD2
+             dX2 = Gx - eta_C D2 dW2'' + dZ2 W2',  dZ1 = dD1 * E * GELU''(Z1) + dX2 * GELU'(Z1)
+             dW1 = dW1' + K' dZ1,  dW2 = dW2' + dE' D2 + X2' dZ2;  at the start of a chunk dW1 += M1, dW2 += M2
+``keys``     N = before * (dZ1 D1')  (pairs whose second token is in an earlier mini-batch of the chunk)
+             X = D1 dW1_c' + N' K  (dW1_c: by the state after the chunk),  dV = dT
+             dK = dK_1 + dZ1 W1' - N (eta_C K) - eta_C X - dT,  drho_j -= tau_C (K_j X_j + D1_j db1' + sum_i N_ij + D2_j P2_j)
+
+with P2 = X2 dW2' + db2' and J the derivative of D by Z2. Operands are bfloat16 where gradients are involved, whose range
+float16 has not. Sums over programs are partials, added outside in a fixed order. The sequence is walked panel by panel from its
+end, so that what one kernel leaves to the next stays within a bound. Its bytes a token and head: 8 N for hidden tiles,
+2 F N / C for W2 and 6 F N / CHUNK for M1, M2, dW1_c, all written and read.
+"""
+
+import triton
+import triton.language as tl
+
+from kernels.ttt.blocks import guarded, total, totals
+from kernels.ttt_linear.chunks import token_factors
+from kernels.ttt_mlp.chain import SCALE
+from kernels.ttt_mlp.gelu import gelu, gelu_twice
+
+
+@triton.jit
+def replay(
+    k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr,
+    z1_ptr, e_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
+    T, H, chunks, panel, first_chunk,
+    EPS: tl.constexpr, F: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, CHUNK: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
+):  # fmt: skip
+    """Grid [B panel H], ``panel`` chunks of all ``chunks``, from ``first_chunk`` on; L = panel CHUNK tokens.
+
+    z1, e / SCALE [B, L, H, N]; d2 / SCALE, zh [B, L, H, F]; stats [4, B, L, H]: 1/std of z2 and the means of u z_hat,
+    gamma^2 z_hat and gamma^2 z_hat^2, u = gamma^2 z_hat + gamma (beta - V + K); w2m: W2 of every mini-batch
+    [B, L / C, H, N, F].
+    """
+    i_h, i_c = tl.program_id(0) % H, tl.program_id(0) // H % panel
+    i_b = (tl.program_id(0) // H // panel).to(tl.int64)
+    t, f, n = tl.arange(0, BC), tl.arange(0, F)[None, :], tl.arange(0, N)[:, None]
+    gamma = tl.load(gamma_ptr + i_h * F + f).to(tl.float32)
+    beta = tl.load(beta_ptr + i_h * F + f).to(tl.float32)
+    tau_last = tl.load(tau_ptr + C - 1).to(tl.float32)
+    i_w = (i_b * chunks + first_chunk + i_c) * H + i_h
+    w1 = tl.load(w1c_ptr + i_w * F * N + n * F + f).to(tl.float32)
+    w2 = tl.load(w2c_ptr + i_w * F * N + n * F + f).to(tl.float32)
+    b1 = tl.load(b1c_ptr + i_w * N + tl.arange(0, N))
+    b2 = tl.load(b2c_ptr + i_w * F + tl.arange(0, F))
+    length = panel * CHUNK
+    size = (tl.num_programs(0) // H // panel).to(tl.int64) * length * H
+    for i in range(CHUNK // C):
+        here = i_c * CHUNK + i * C + t
+        at = first_chunk * CHUNK + here
+        is_token = (at < T) & (t < C)
+        rows, inner = (i_b * T + at) * H + i_h, (i_b * length + here) * H + i_h
+        mask = is_token[:, None]
+        key = tl.load(k_ptr + rows[:, None] * F + f, mask=mask, other=0.0)
+        v = tl.load(v_ptr + rows[:, None] * F + f, mask=mask, other=0.0).to(tl.float32)
+        rho = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32)
+        k, w2h = guarded(key, OPERAND), w2.to(OPERAND)
+        z1 = tl.dot(w1.to(OPERAND), tl.trans(k), input_precision=PRECISION) + b1[:, None]
+        x2, slope = gelu(z1, FAST)
+        x2h = x2.to(OPERAND)
+        z2 = tl.dot(tl.trans(x2h), w2h, input_precision=PRECISION) + b2[None, :]
+        gz, shift = gamma * gamma * z2, gamma * (beta - v + key.to(tl.float32))
+        squares, pulls, curves, tilts = totals(z2 * z2, gz, gz * z2, shift * z2, 1)
+        r = tl.rsqrt(squares / F + EPS)
+        pull, curve = r * pulls / F, r * r * curves / F
+        tilt, zh = curve + r * tilts / F, r * z2
+        d2 = r * (r * gz + shift - pull - total(shift, 1) / F - zh * tilt) * (1 / SCALE)
+        d2h = guarded(d2, OPERAND)
+        e = tl.dot(w2h, tl.trans(d2h), input_precision=PRECISION)
+        hidden = inner[None, :] * N + n
+        tl.store(z1_ptr + hidden, z1.to(OPERAND), mask=is_token[None, :])
+        tl.store(e_ptr + hidden, e.to(OPERAND), mask=is_token[None, :])
+        tl.store(d2_ptr + inner[:, None] * F + f, d2h, mask=mask)
+        tl.store(zh_ptr + inner[:, None] * F + f, zh.to(OPERAND), mask=mask)
+        tl.store(stats_ptr + inner[:, None], r, mask=mask)
+        tl.store(stats_ptr + size + inner[:, None], tilt, mask=mask)
+        tl.store(stats_ptr + 2 * size + inner[:, None], pull, mask=mask)
+        tl.store(stats_ptr + 3 * size + inner[:, None], curve, mask=mask)
+        i_m = (i_b * (length // C) + i_c * (CHUNK // C) + i) * H + i_h
+        tl.store(w2m_ptr + i_m * F * N + n * F + f, w2.to(w2m_ptr.dtype.element_ty))
+        eta, d1 = rho * (tau_last * -SCALE), e * slope
+        step = d2 * eta[:, None]
+        b1 += tl.sum(d1 * eta[None, :], 1)
+        b2 += tl.sum(step, 0)
+        step_k = guarded(key.to(tl.float32) * eta[:, None], OPERAND)
+        w1 = tl.dot(d1.to(OPERAND), step_k, w1, input_precision=PRECISION)
+        w2 = tl.dot(x2h, step.to(OPERAND), w2, input_precision=PRECISION)
+
+
+@triton.jit
+def _pairs(z1_ptr, e_ptr, offset, mask, OPERAND: tl.constexpr, FAST: tl.constexpr):
+    """X2 and D1 / SCALE of a tile of hidden units."""
+    x2, slope = gelu(tl.load(z1_ptr + offset, mask=mask, other=0.0).to(tl.float32), FAST)
+    e = tl.load(e_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+    return x2.to(OPERAND), (e * slope).to(OPERAND)
+
+
+@triton.jit
+def queries(
+    q_ptr, k_ptr, rho_ptr, tau_ptr, gamma_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr, dout_ptr, z1_ptr, e_ptr, d2_ptr,
+    dq_ptr, dk_ptr, g1_ptr, gx_ptr, g2_ptr, m1_ptr, m2_ptr, mb1_ptr, mb2_ptr, drho_ptr, dtau_ptr, dgamma_ptr, dbeta_ptr,
+    T, H, chunks, panel, first_chunk,
+    EPS: tl.constexpr, F: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, C: tl.constexpr, CHUNK: tl.constexpr,
+    OPERAND: tl.constexpr, GRAD: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
+):  # fmt: skip
+    """Grid [B panel H], hidden units in tiles of BN.
+
+    dq, dk (dK_1) [B, T, H, F]; g1, gx [B, L, H, N]; g2 [B, L, H, F]; m1
+    (transposed), m2 [B, panel, H, N, F]; mb1 [B, panel, H, N]; mb2 [B, panel, H, F]; dgamma, dbeta [B, chunks, H, F];
+    drho [B, T, H]; dtau [B, chunks, H, CHUNK] by query, to be summed over queries of one slot.
+    """
+    i_h, i_c = tl.program_id(0) % H, tl.program_id(0) // H % panel
+    i_b, i_l = (tl.program_id(0) // H // panel).to(tl.int64), tl.program_id(0).to(tl.int64)
+    t, f, n = tl.arange(0, CHUNK), tl.arange(0, F)[None, :], tl.arange(0, BN)
+    here = i_c * CHUNK + t
+    at = first_chunk * CHUNK + here
+    is_token = at < T
+    mask = is_token[:, None]
+    rows, inner = (i_b * T + at) * H + i_h, (i_b * (panel * CHUNK) + here) * H + i_h
+    offset, hidden = rows[:, None] * F + f, inner[:, None] * N + n[None, :]
+    i_w = (i_b * chunks + first_chunk + i_c) * H + i_h
+    k = guarded(tl.load(k_ptr + offset, mask=mask, other=0.0), OPERAND)
+    q = guarded(tl.load(q_ptr + offset, mask=mask, other=0.0), OPERAND)
+    d2 = tl.load(d2_ptr + inner[:, None] * F + f, mask=mask, other=0.0)
+    rho = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32)
+    factors, is_near = token_factors(tau_ptr, C, CHUNK)
+    weight = w1c_ptr + i_w * F * N + n[:, None] * F + f
+    weight2 = w2c_ptr + i_w * F * N + n[:, None] * F + f
+
+    p1 = tl.dot(q, tl.trans(k), input_precision=PRECISION) + 1.0
+    a1 = (p1 * (factors * (rho * -SCALE)[None, :])).to(OPERAND)
+    zb2, p2 = tl.zeros([CHUNK, F], tl.float32), tl.full([CHUNK, CHUNK], 1.0, tl.float32)
+    for i in range(0, N, BN):
+        x2, d1 = _pairs(z1_ptr, e_ptr, hidden + i, mask, OPERAND, FAST)
+        b1 = tl.load(b1c_ptr + i_w * N + i + n)
+        zb1 = tl.dot(q, tl.trans(tl.load(weight + i * F)), input_precision=PRECISION) + b1[None, :]
+        xb2, _ = gelu(tl.dot(a1, d1, zb1, input_precision=PRECISION), FAST)
+        xb2 = xb2.to(OPERAND)
+        zb2 = tl.dot(xb2, tl.load(weight2 + i * F), zb2, input_precision=PRECISION)
+        p2 = tl.dot(xb2, tl.trans(x2), p2, input_precision=PRECISION)
+    a2 = p2 * (factors * rho[None, :])
+    zb2 = tl.dot((a2 * -SCALE).to(OPERAND), d2, zb2, input_precision=PRECISION) + tl.load(b2c_ptr + i_w * F + f)
+    r = tl.rsqrt(total(zb2 * zb2, 1) / F + EPS)
+    zb2 *= r
+    dout = tl.load(dout_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+    tl.store(dgamma_ptr + i_w * F + f, total(dout * zb2, 0))
+    tl.store(dbeta_ptr + i_w * F + f, total(dout, 0))
+    dy = dout * tl.load(gamma_ptr + i_h * F + f).to(tl.float32)
+    dzb2 = r * (dy - total(dy, 1) / F - zb2 * (total(dy * zb2, 1) / F))
+    tl.store(mb2_ptr + i_l * F + f, total(dzb2, 0))
+    dzb2 = dzb2.to(GRAD)
+    da2 = -tl.dot(dzb2, tl.trans((d2.to(tl.float32) * SCALE).to(GRAD)), input_precision=PRECISION)
+    pulls, s2 = da2 * p2, (da2 * (factors * rho[None, :])).to(GRAD)
+    g2 = tl.dot(tl.trans((-a2).to(GRAD)), dzb2, input_precision=PRECISION)
+    tl.store(g2_ptr + inner[:, None] * F + f, g2.to(GRAD), mask=mask)
+
+    da1, dq = tl.zeros([CHUNK, CHUNK], tl.float32), dout
+    for i in range(0, N, BN):
+        x2, d1 = _pairs(z1_ptr, e_ptr, hidden + i, mask, OPERAND, FAST)
+        b1, w1 = tl.load(b1c_ptr + i_w * N + i + n), tl.load(weight + i * F)
+        zb1 = tl.dot(q, tl.trans(w1), input_precision=PRECISION) + b1[None, :]
+        xb2, slope = gelu(tl.dot(a1, d1, zb1, input_precision=PRECISION), FAST)
+        xb2 = xb2.to(GRAD)
+        dxb2 = tl.dot(dzb2, tl.trans(tl.load(weight2 + i * F).to(GRAD)), input_precision=PRECISION)
+        dxb2 = tl.dot(s2, x2.to(GRAD), dxb2, input_precision=PRECISION)
+        gx = tl.dot(tl.trans(s2), xb2, input_precision=PRECISION)
+        tl.store(gx_ptr + hidden + i, gx.to(GRAD), mask=mask)
+        m2 = tl.dot(tl.trans(xb2), dzb2, input_precision=PRECISION)
+        tl.store(m2_ptr + (i_l * N + i + n[:, None]) * F + f, m2.to(GRAD))
+        dzb1 = dxb2 * slope
+        tl.store(mb1_ptr + i_l * N + i + n, tl.sum(dzb1, 0))
+        dzb1 = dzb1.to(GRAD)
+        g1 = tl.dot(tl.trans(a1.to(GRAD)), dzb1, input_precision=PRECISION) * (1 / SCALE)
+        tl.store(g1_ptr + hidden + i, g1.to(GRAD), mask=mask)
+        m1 = tl.dot(tl.trans(dzb1), q.to(GRAD), input_precision=PRECISION)
+        tl.store(m1_ptr + (i_l * N + i + n[:, None]) * F + f, m1.to(GRAD))
+        da1 = tl.dot(dzb1, tl.trans(d1.to(GRAD)), da1, input_precision=PRECISION)
+        dq = tl.dot(dzb1, w1.to(GRAD), dq, input_precision=PRECISION)
+    da1 *= -SCALE
+    pulls += da1 * p1
+    tl.store(drho_ptr + rows, tl.sum(pulls * factors, 0), mask=is_token)
+    pulls *= rho[None, :]
+    near = tl.sum(tl.where(is_near & (t[None, :] <= t[:, None]), pulls, 0.0), 1)
+    far = tl.sum(tl.where(is_near, 0.0, tl.where(t[None, :] < t[:, None], pulls, 0.0)), 1)
+    tl.store(dtau_ptr + i_w * CHUNK + t, near + tl.where(t == C - 1, tl.sum(far, 0), 0.0))
+    s1 = (da1 * (factors * rho[None, :])).to(GRAD)
+    dq = tl.dot(s1, k.to(GRAD), dq, input_precision=PRECISION)
+    tl.store(dq_ptr + offset, dq.to(dq_ptr.dtype.element_ty), mask=mask)
+    dk = tl.dot(tl.trans(s1), q.to(GRAD), input_precision=PRECISION)
+    tl.store(dk_ptr + offset, dk.to(dk_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def reverse(
+    k_ptr, rho_ptr, tau_ptr, gamma_ptr, z1_ptr, e_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
+    g1_ptr, gx_ptr, g2_ptr, m1_ptr, m2_ptr, mb1_ptr, mb2_ptr,
+    dz1_ptr, gu_ptr, pull_ptr, dw1c_ptr, db1c_ptr, dw1_ptr, dw2_ptr, db1_ptr, db2_ptr,
+    T, H, panel, first_chunk,
+    F: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, CHUNK: tl.constexpr,
+    GRAD: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Grid [B H], from the last mini-batch of a panel to its first.
+
+    dz1 [B, L, H, N]; gu: by u [B, T, H, F]; pull: D2 P2
+    [B, L, H]; dw1c (transposed), db1c: by the state after each chunk [B, panel, H, N, F], [B, panel, H, N]; dw1 (transposed),
+    dw2 [B, H, N, F], db1 [B, H, N], db2 [B, H, F]: by the state after the panel, and on return by the one before it.
+
+    J g, with g_u = r (g - z_hat mean(g z_hat)) and x = gamma^2 g_u (no mean of g: none of its terms has one):
+    r (x - mean(x) - z_hat mean(x z_hat) - g_u mean(u z_hat) - D mean(g z_hat) - z_hat mean(g D)).
+    """
+    i_b, i_h, i_p = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H, tl.program_id(0).to(tl.int64)
+    t, f, n = tl.arange(0, BC), tl.arange(0, F)[None, :], tl.arange(0, N)[:, None]
+    gamma = tl.load(gamma_ptr + i_h * F + f).to(tl.float32)
+    gamma2 = gamma * gamma
+    tau_last = tl.load(tau_ptr + C - 1).to(tl.float32)
+    length, tiles = panel * CHUNK, panel * (CHUNK // C)
+    size = (tl.num_programs(0) // H).to(tl.int64) * length * H
+    matrix = n * F + f
+    dw1, dw2 = tl.load(dw1_ptr + i_p * N * F + matrix), tl.load(dw2_ptr + i_p * N * F + matrix)
+    db1, db2 = tl.load(db1_ptr + i_p * N + tl.arange(0, N)), tl.load(db2_ptr + i_p * F + tl.arange(0, F))
+    for step in tl.range(0, tiles, num_stages=STAGES):
+        i = tiles - 1 - step
+        i_c = (i_b * panel + i // (CHUNK // C)) * H + i_h
+        here = i * C + t
+        at = first_chunk * CHUNK + here
+        is_token = (at < T) & (t < C)
+        mask, hidden_mask = is_token[:, None], is_token[None, :]
+        rows, inner = (i_b * T + at) * H + i_h, (i_b * length + here) * H + i_h
+        hidden, narrow = inner[None, :] * N + n, inner[:, None] * F + f
+        z1 = tl.load(z1_ptr + hidden, mask=hidden_mask, other=0.0).to(tl.float32)
+        e = tl.load(e_ptr + hidden, mask=hidden_mask, other=0.0).to(tl.float32) * SCALE
+        g1 = tl.load(g1_ptr + hidden, mask=hidden_mask, other=0.0).to(tl.float32)
+        gx = tl.load(gx_ptr + hidden, mask=hidden_mask, other=0.0).to(tl.float32)
+        w2 = tl.load(w2m_ptr + ((i_b * tiles + i) * H + i_h) * N * F + matrix)
+        k = tl.load(k_ptr + rows[:, None] * F + f, mask=mask, other=0.0).to(GRAD)
+        d2 = tl.load(d2_ptr + narrow, mask=mask, other=0.0).to(tl.float32) * SCALE
+        zh = tl.load(zh_ptr + narrow, mask=mask, other=0.0).to(tl.float32)
+        g2 = tl.load(g2_ptr + narrow, mask=mask, other=0.0).to(tl.float32)
+        rho = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32)
+        r = tl.load(stats_ptr + inner, mask=is_token, other=0.0)[:, None]
+        tilt = tl.load(stats_ptr + size + inner, mask=is_token, other=0.0)[:, None]
+        pull = tl.load(stats_ptr + 2 * size + inner, mask=is_token, other=0.0)[:, None]
+        curve = tl.load(stats_ptr + 3 * size + inner, mask=is_token, other=0.0)[:, None]
+        if (i + 1) % (CHUNK // C) == 0:
+            tl.store(dw1c_ptr + i_c * N * F + matrix, dw1.to(GRAD))
+            tl.store(db1c_ptr + i_c * N + tl.arange(0, N), db1)
+        eta, dw2h, d2h = rho * tau_last, dw2.to(GRAD), d2.to(GRAD)
+        x2, slope, bend = gelu_twice(z1, FAST)
+        x2 = x2.to(GRAD)
+        dd1 = g1 - eta[None, :] * (tl.dot(dw1.to(GRAD), tl.trans(k), input_precision=PRECISION) + db1[:, None])
+        de = (dd1 * slope).to(GRAD)
+        p2 = tl.dot(tl.trans(x2), dw2h, input_precision=PRECISION) + db2[None, :]
+        g = g2 - eta[:, None] * p2 + tl.dot(tl.trans(de), w2, input_precision=PRECISION)
+        xg = gamma2 * g
+        along, across, x_mean, x_along = totals(g * zh, g * d2, xg, xg * zh, 1)
+        along, across = along / F, across / F
+        gu = r * (g - zh * along)
+        x_mean, x_along = r * (x_mean / F - along * pull), r * (x_along / F - along * curve)
+        dz2 = r * ((gamma2 - tilt) * gu - x_mean - zh * (x_along + across) - d2 * along)
+        dz2h = dz2.to(GRAD)
+        dx2 = gx - eta[None, :] * tl.dot(dw2h, tl.trans(d2h), input_precision=PRECISION)
+        dx2 += tl.dot(w2, tl.trans(dz2h), input_precision=PRECISION)
+        dz1 = dd1 * e * bend + dx2 * slope
+        dz1h = dz1.to(GRAD)
+        tl.store(dz1_ptr + hidden, dz1h, mask=hidden_mask)
+        tl.store(gu_ptr + rows[:, None] * F + f, gu.to(gu_ptr.dtype.element_ty), mask=mask)
+        tl.store(pull_ptr + inner[:, None], total(d2 * p2, 1), mask=mask)
+        dw1 = tl.dot(dz1h, k, dw1, input_precision=PRECISION)
+        dw2 = tl.dot(de, d2h, dw2, input_precision=PRECISION)
+        dw2 = tl.dot(x2, dz2h, dw2, input_precision=PRECISION)
+        db1 += tl.sum(dz1, 1)
+        db2 += tl.sum(dz2, 0)
+        if i % (CHUNK // C) == 0:
+            dw1 += tl.load(m1_ptr + i_c * N * F + matrix).to(tl.float32)
+            dw2 += tl.load(m2_ptr + i_c * N * F + matrix).to(tl.float32)
+            db1 += tl.load(mb1_ptr + i_c * N + tl.arange(0, N))
+            db2 += tl.load(mb2_ptr + i_c * F + tl.arange(0, F))
+    tl.store(dw1_ptr + i_p * N * F + matrix, dw1)
+    tl.store(dw2_ptr + i_p * N * F + matrix, dw2)
+    tl.store(db1_ptr + i_p * N + tl.arange(0, N), db1)
+    tl.store(db2_ptr + i_p * F + tl.arange(0, F), db2)
+
+
+@triton.jit
+def keys(
+    k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1c_ptr, z1_ptr, e_ptr, zh_ptr, dz1_ptr, pull_ptr, dw1c_ptr, db1c_ptr,
+    dk_ptr, dv_ptr, drho_ptr, dtau_ptr, dgamma_ptr, dbeta_ptr,
+    T, H, chunks, panel, first_chunk,
+    F: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, C: tl.constexpr, CHUNK: tl.constexpr,
+    OPERAND: tl.constexpr, GRAD: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
+):  # fmt: skip
+    """Grid [B panel H].
+
+    dk (dK_1), dv (gradient by u), drho come from the kernels before and leave complete; dtau [B, chunks, H]: share of tau_C;
+    dgamma, dbeta [B, chunks, H, F] are added to.
+    """
+    i_h, i_c = tl.program_id(0) % H, tl.program_id(0) // H % panel
+    i_b, i_l = (tl.program_id(0) // H // panel).to(tl.int64), tl.program_id(0).to(tl.int64)
+    t, f, n = tl.arange(0, CHUNK), tl.arange(0, F)[None, :], tl.arange(0, BN)
+    here = i_c * CHUNK + t
+    at = first_chunk * CHUNK + here
+    is_token = at < T
+    mask = is_token[:, None]
+    rows, inner = (i_b * T + at) * H + i_h, (i_b * (panel * CHUNK) + here) * H + i_h
+    offset, hidden = rows[:, None] * F + f, inner[:, None] * N + n[None, :]
+    i_w = (i_b * chunks + first_chunk + i_c) * H + i_h
+    key = tl.load(k_ptr + offset, mask=mask, other=0.0)
+    k = key.to(GRAD)
+    eta = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32) * tl.load(tau_ptr + C - 1).to(tl.float32)
+    weight = n[:, None] * F + f
+    pairs, pulls = tl.zeros([CHUNK, CHUNK], tl.float32), tl.zeros([CHUNK], tl.float32)
+    x, dk = tl.zeros([CHUNK, F], tl.float32), tl.zeros([CHUNK, F], tl.float32)
+    for i in range(0, N, BN):
+        _, d1 = _pairs(z1_ptr, e_ptr, hidden + i, mask, OPERAND, FAST)
+        d1 = d1.to(tl.float32) * SCALE
+        dz1 = tl.load(dz1_ptr + hidden + i, mask=mask, other=0.0)
+        db1 = tl.load(db1c_ptr + i_l * N + i + n)
+        pulls += tl.sum(d1 * db1[None, :], 1)
+        d1 = d1.to(GRAD)
+        pairs = tl.dot(dz1, tl.trans(d1), pairs, input_precision=PRECISION)
+        x = tl.dot(d1, tl.load(dw1c_ptr + i_l * F * N + i * F + weight), x, input_precision=PRECISION)
+        dk = tl.dot(dz1, tl.load(w1c_ptr + i_w * F * N + i * F + weight).to(GRAD), dk, input_precision=PRECISION)
+    pairs = tl.where(t[None, :] // C < t[:, None] // C, pairs, 0.0)
+    x = tl.dot(tl.trans(pairs.to(GRAD)), k, x, input_precision=PRECISION)
+    pulls += tl.sum(key.to(tl.float32) * x, 1) + tl.sum(pairs, 0)
+    pulls += tl.load(pull_ptr + inner, mask=is_token, other=0.0)
+    drho = tl.load(drho_ptr + rows, mask=is_token, other=0.0)
+    tl.store(drho_ptr + rows, drho - tl.load(tau_ptr + C - 1).to(tl.float32) * pulls, mask=is_token)
+    rho = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32)
+    tl.store(dtau_ptr + i_w, -tl.sum(rho * pulls, 0))
+    dk -= tl.dot((pairs * eta[None, :]).to(GRAD), k, input_precision=PRECISION) + eta[:, None] * x
+    gamma = tl.load(gamma_ptr + i_h * F + f).to(tl.float32)
+    beta = tl.load(beta_ptr + i_h * F + f).to(tl.float32)
+    gu = tl.load(dv_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+    zh = tl.load(zh_ptr + inner[:, None] * F + f, mask=mask, other=0.0).to(tl.float32)
+    v = tl.load(v_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+    dgamma = total((2 * gamma * zh + beta - v + key.to(tl.float32)) * gu, 0) + tl.load(dgamma_ptr + i_w * F + f)
+    tl.store(dgamma_ptr + i_w * F + f, dgamma)
+    tl.store(dbeta_ptr + i_w * F + f, total(gamma * gu, 0) + tl.load(dbeta_ptr + i_w * F + f))
+    dk += tl.load(dk_ptr + offset, mask=mask, other=0.0).to(tl.float32) + gamma * gu
+    tl.store(dk_ptr + offset, dk.to(dk_ptr.dtype.element_ty), mask=mask)
+    tl.store(dv_ptr + offset, (-gamma * gu).to(dv_ptr.dtype.element_ty), mask=mask)

@@ -1,0 +1,277 @@
+"""TTT-MLP in Triton: forward and backward, prefill of any length from any state, one step.
+
+Forward and prefill are one kernel, ``chain``. Where gradients will be asked for it stores the weights before every chunk, and
+``backward`` starts from those; a forward without gradients stores nothing.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from kernels.ttt.launch import INTERPRETED, PRECISION, Operands, Tiles, triton_dtype
+from kernels.ttt.state import InnerState, LayerNorm
+from kernels.ttt_mlp import backward as grad
+from kernels.ttt_mlp.chain import chain
+from kernels.ttt_mlp.step import step
+
+__all__ = ["forward", "init_state", "prefill", "step"]
+
+Tensors = tuple[Tensor, ...]
+
+HEAD_DIMS = (16, 32, 64)
+PANEL_BYTES = 1 << 30
+"""Least bound of what the kernels of the backward pass leave to one another; one chunk of all sequences may need more."""
+
+
+def init_state(weights: Tensors, biases: Tensors, batch: int, mini_batch: int, dtype: torch.dtype) -> InnerState:
+    """The state before the first token, for activations of ``dtype``: split for 16-bit ones, exact for float32."""
+    return InnerState.fresh(weights, biases, batch, mini_batch, split=dtype.itemsize == 2)
+
+
+def forward(
+    q: Float[Tensor, "B T H F"],
+    k: Float[Tensor, "B T H F"],
+    v: Float[Tensor, "B T H F"],
+    rho: Float[Tensor, "B T H"],
+    tau: Float[Tensor, " C"],
+    weights: tuple[Float[Tensor, "H F N"], Float[Tensor, "H N F"]],
+    biases: tuple[Float[Tensor, "H N"], Float[Tensor, "H F"]],
+    norm: LayerNorm,
+) -> Float[Tensor, "B T H F"]:
+    """Outputs of whole sequences that start from W0, b0, in the dtype of q; differentiable in every argument. N = 4 F.
+
+    Raises:
+        ValueError, TypeError: a head dim, mini-batch or dtype without kernel; names ``impl: reference``.
+    """
+    tensors = (q, k, v, rho, tau, *weights, *biases, norm.weight, norm.bias)
+    save = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    return _forward(*tensors, norm.eps, save)[0]
+
+
+@torch.no_grad()
+def prefill(
+    q: Float[Tensor, "B T H F"],
+    k: Float[Tensor, "B T H F"],
+    v: Float[Tensor, "B T H F"],
+    rho: Float[Tensor, "B T H"],
+    tau: Float[Tensor, " C"],
+    norm: LayerNorm,
+    state: InnerState,
+) -> Float[Tensor, "B T H F"]:
+    """Outputs of T >= 1 further tokens; advances ``state`` in place. Rows may stand at different positions."""
+    pairs = (*state.inputs, *state.grads, state.rho, state.position)
+    lo = list(state.remainders)
+    return _prefill(q, k, v, rho, tau, norm.weight, norm.bias, norm.eps, *state.weights, lo, *state.biases, *pairs)
+
+
+def _tiles(q: Tensor, tau: Tensor) -> Tiles:
+    """Sizes of tiles.
+
+    Raises:
+        ValueError: there is no kernel of this head dim or mini-batch.
+    """
+    if q.shape[-1] not in HEAD_DIMS:
+        raise ValueError(f"no TTT-MLP kernel for head dim {q.shape[-1]}, only {HEAD_DIMS}; choose impl: reference")
+    return Tiles.of(q.shape[-1], tau.shape[0])
+
+
+def _sizes(tiles: Tiles) -> dict[str, int]:
+    return {"F": tiles.F, "N": 4 * tiles.F, "C": tiles.C, "CHUNK": tiles.CHUNK}
+
+
+def _modes(q: Tensor) -> dict[str, object]:
+    operand = Operands.of(q).forward
+    return {"OPERAND": triton_dtype(operand), "PRECISION": PRECISION, "FAST": operand == torch.float16 and not INTERPRETED}
+
+
+def _gradient_modes(q: Tensor) -> dict[str, object]:
+    return {**_modes(q), "GRAD": triton_dtype(Operands.of(q).backward)}
+
+
+def _warps(tiles: Tiles) -> int:
+    """Of a program that holds W1 and W2 in float32: 128 KiB at head dim 64, half the registers of a multiprocessor."""
+    return 8 if tiles.F == 64 else 4
+
+
+@torch.library.custom_op("ttt_bench::ttt_mlp_forward", mutates_args=())
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, rho: Tensor, tau: Tensor, w1: Tensor, w2: Tensor, b1: Tensor, b2: Tensor,
+    gamma: Tensor, beta: Tensor, eps: float, save: bool,
+) -> list[Tensor]:  # fmt: skip
+    """out, and if ``save`` w1 (transposed), w2, b1 and b2 before every chunk (else empty)."""
+    out, saved = _like(q, save)
+    q, k, v, rho, tau, w1, w2, b1, b2, gamma, beta = (x.contiguous() for x in (q, k, v, rho, tau, w1, w2, b1, b2, gamma, beta))
+    _chain((q, k, v, rho, tau, gamma, beta), (w1, w2, w1, w2, b1, b2, *[w1] * 6), (out, *saved), eps, save=save, is_state=False)
+    return [out, *saved]
+
+
+@_forward.register_fake
+def _(q: Tensor, *rest: object) -> list[Tensor]:
+    out, saved = _like(q, bool(rest[-1]))
+    return [out, *saved]
+
+
+def _like(q: Tensor, save: bool) -> tuple[Tensor, Tensors]:
+    (batch, length, heads, head_dim), dtype = q.shape, Operands.of(q).forward
+    chunks, wide = -(-length // 64) if save else 0, 4 * head_dim
+    shapes = [(wide, head_dim), (wide, head_dim), (wide,), (head_dim,)]
+    dtypes = [dtype, dtype, torch.float32, torch.float32]
+    saved = tuple(q.new_empty(batch, chunks, heads, *s, dtype=d) for s, d in zip(shapes, dtypes, strict=True))
+    return q.new_empty(q.shape), saved
+
+
+def _chain(inputs: Tensors, state: Tensors, outputs: Tensors, eps: float, save: bool, is_state: bool) -> None:
+    q, tau = inputs[0], inputs[4]
+    (batch, length, heads, _), tiles = q.shape, _tiles(q, tau)
+    chain[(batch * heads,)](
+        *inputs, *state, *outputs, length, heads,
+        EPS=eps, **_sizes(tiles), BC=tiles.BC, STATEFUL=is_state, SPLIT=is_state and state[0].dtype == torch.float16,
+        SAVE=save, **_modes(q), num_warps=_warps(tiles), num_stages=2,
+    )  # fmt: skip
+
+
+@torch.library.custom_op("ttt_bench::ttt_mlp_backward", mutates_args=())
+def _backward(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, rho: Tensor, tau: Tensor, w1: Tensor, w2: Tensor, b1: Tensor, b2: Tensor,
+    gamma: Tensor, beta: Tensor, w1c: Tensor, w2c: Tensor, b1c: Tensor, b2c: Tensor, eps: float,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of q, k, v, rho, tau, w1, w2, b1, b2, gamma, beta."""
+    arguments = (q, k, v, rho, tau, w1, w2, b1, b2, gamma, beta)
+    dout, q, k, v, rho, tau, gamma, beta = (x.contiguous() for x in (dout, q, k, v, rho, tau, gamma, beta))
+    views, weights, norm = (q, k, v, rho, tau), (w1c, w2c, b1c, b2c), (gamma, beta)
+    (batch, length, heads, head_dim), tiles, chunks = q.shape, _tiles(q, tau), w1c.shape[1]
+
+    def zeros(*shape: int) -> Tensor:
+        return q.new_zeros(shape, dtype=torch.float32)
+
+    wide = 4 * head_dim
+    dviews = tuple(torch.empty_like(x) for x in (q, k, v))
+    shares = (zeros(batch, length, heads), zeros(batch, chunks, heads, tiles.CHUNK), zeros(batch, chunks, heads))
+    dnorm = tuple(zeros(batch, chunks, heads, head_dim) for _ in range(2))
+    shapes = [(wide, head_dim), (wide, head_dim), (wide,), (head_dim,)]
+    dstart = tuple(zeros(batch, heads, *shape) for shape in shapes)
+    panel = _panel(tiles, q, chunks)
+    for end in range(chunks, 0, -panel):
+        first = max(0, end - panel)
+        _panel_backward(tiles, first, end - first, views, weights, norm, dout, dviews, shares, dnorm, dstart, eps)
+    drho, dtau, dtau_last = shares
+    dtau = dtau.unflatten(-1, (-1, tiles.C)).sum((0, 1, 2, 3))
+    dtau[-1] += dtau_last.sum()
+    dw1, dw2, db1, db2 = (x.sum(0) for x in dstart)
+    found = [*dviews, drho, dtau, dw1.transpose(1, 2), dw2, db1, db2, *(x.sum((0, 1)) for x in dnorm)]
+    return [x.to(a.dtype).contiguous() for x, a in zip(found, arguments, strict=True)]
+
+
+@_backward.register_fake
+def _(*tensors: Tensor) -> list[Tensor]:
+    return [x.new_empty(x.shape) for x in tensors[1:12]]
+
+
+def _panel(tiles: Tiles, q: Tensor, chunks: int) -> int:
+    """Chunks of a panel."""
+    (batch, _, heads, width), wide, item = q.shape, 4 * tiles.F, Operands.of(q).forward.itemsize
+    token = 4 * wide + 3 * width + wide * width / tiles.C + 3 * wide * width / tiles.CHUNK
+    return min(chunks, max(1, int(PANEL_BYTES // (batch * heads * tiles.CHUNK * token * item))))
+
+
+def _panel_backward(
+    tiles: Tiles, first: int, panel: int, views: Tensors, weights: Tensors, norm: Tensors, dout: Tensor,
+    dviews: Tensors, shares: Tensors, dnorm: Tensors, dstart: Tensors, eps: float,
+) -> None:  # fmt: skip
+    """Backward through ``panel`` chunks from ``first`` on: their part of all but ``dstart``, which moves to their start."""
+    (q, k, v, rho, tau), (gamma, beta), (dq, dk, dv), (drho, dtau, dtau_last) = views, norm, dviews, shares
+    (batch, length, heads, head_dim), operands, wide, chunks = q.shape, Operands.of(q), 4 * tiles.F, weights[0].shape[1]
+    tokens = panel * tiles.CHUNK
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return q.new_empty(batch, shape[0], heads, *shape[1:], dtype=dtype)
+
+    z1, e = (empty(tokens, wide, dtype=operands.forward) for _ in range(2))
+    d2, zh = (empty(tokens, head_dim, dtype=operands.forward) for _ in range(2))
+    w2m = empty(tokens // tiles.C, wide, head_dim, dtype=operands.backward)
+    g1, gx = (empty(tokens, wide, dtype=operands.backward) for _ in range(2))
+    g2 = empty(tokens, head_dim, dtype=operands.backward)
+    m1, m2, dw1c = (empty(panel, wide, head_dim, dtype=operands.backward) for _ in range(3))
+    mb1, db1c, mb2, pull = empty(panel, wide), empty(panel, wide), empty(panel, head_dim), empty(tokens)
+    stats = q.new_empty(4, batch, tokens, heads, dtype=torch.float32)
+    sizes, where, hidden = _sizes(tiles), (length, heads, chunks, panel, first), min(64, wide)
+    grid = (batch * panel * heads,)
+    grad.replay[grid](
+        k, v, rho, tau, gamma, beta, *weights, z1, e, d2, zh, stats, w2m, *where,
+        EPS=eps, BC=tiles.BC, **sizes, **_modes(q), num_warps=_warps(tiles), num_stages=2,
+    )  # fmt: skip
+    grad.queries[grid](
+        q, k, rho, tau, gamma, *weights, dout, z1, e, d2, dq, dk, g1, gx, g2, m1, m2, mb1, mb2, drho, dtau, *dnorm, *where,
+        EPS=eps, BN=hidden, **sizes, **_gradient_modes(q), num_warps=4, num_stages=2,
+    )  # fmt: skip
+    reverse_modes = {name: mode for name, mode in _gradient_modes(q).items() if name != "OPERAND"}
+    grad.reverse[(batch * heads,)](
+        k, rho, tau, gamma, z1, e, d2, zh, stats, w2m, g1, gx, g2, m1, m2, mb1, mb2, g1, dv, pull, dw1c, db1c, *dstart,
+        length, heads, panel, first, BC=tiles.BC, STAGES=2, **sizes, **reverse_modes, num_warps=_warps(tiles),
+    )  # fmt: skip
+    grad.keys[grid](
+        k, v, rho, tau, gamma, beta, weights[0], z1, e, zh, g1, pull, dw1c, db1c, dk, dv, drho, dtau_last, *dnorm, *where,
+        BN=hidden, **sizes, **_gradient_modes(q), num_warps=4, num_stages=2,
+    )  # fmt: skip
+
+
+def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], output: list[Tensor]) -> None:
+    *tensors, eps, _ = inputs
+    ctx.save_for_backward(*tensors, *output[1:])  # type: ignore[arg-type]
+    ctx.eps = eps  # type: ignore[attr-defined]
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx: torch.autograd.function.FunctionCtx, dout: list[Tensor]) -> tuple[Tensor | None, ...]:
+    return (*_backward(dout[0], *ctx.saved_tensors, ctx.eps), None, None)  # type: ignore[attr-defined]
+
+
+_forward.register_autograd(_gradients, setup_context=_save)
+
+
+@torch.library.custom_op(
+    "ttt_bench::ttt_mlp_prefill",
+    mutates_args=("w1", "w2", "lo", "b1", "b2", "slot_k", "slot_x", "slot_d1", "slot_d2", "slot_rho", "position"),
+)
+def _prefill(
+    q: Tensor, k: Tensor, v: Tensor, rho: Tensor, tau: Tensor, gamma: Tensor, beta: Tensor, eps: float,
+    w1: Tensor, w2: Tensor, lo: list[Tensor], b1: Tensor, b2: Tensor,
+    slot_k: Tensor, slot_x: Tensor, slot_d1: Tensor, slot_d2: Tensor, slot_rho: Tensor, position: Tensor,
+) -> Tensor:  # fmt: skip
+    """out; the state moves by T tokens. ``lo``: the remainders of w1 and w2, or nothing where they are float32."""
+    q, k, v, rho, tau, gamma, beta = (x.contiguous() for x in (q, k, v, rho, tau, gamma, beta))
+    out, saved = _like(q, save=False)
+    state = (w1, w2, *(lo or (w1, w2)), b1, b2, slot_k, slot_x, slot_d1, slot_d2, slot_rho, position)
+    _chain((q, k, v, rho, tau, gamma, beta), state, (out, *saved), eps, save=False, is_state=True)
+    position += q.shape[1]
+    return out
+
+
+@_prefill.register_fake
+def _(q: Tensor, *_: object) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+def flops(q: torch.Size, tau: torch.Size) -> int:
+    """Matrix-product FLOPs of the reference's forward (paper, appendix A).
+
+    K W, Q W, X'D of either layer and D2 W2'; with C tokens each Q X', (..) D and tril(eta) D.
+    """
+    batch, length, heads, width = q
+    return batch * length * heads * (2 * 7 * 4 * width * width + 2 * tau[0] * (width + 8 * width + 4 * width + 2 * width))
+
+
+@register_flop_formula(torch.ops.ttt_bench.ttt_mlp_forward)
+def _(*shapes: torch.Size, **_: object) -> int:
+    return flops(shapes[0], shapes[4])
+
+
+@register_flop_formula(torch.ops.ttt_bench.ttt_mlp_backward)
+def _(*shapes: torch.Size, **_: object) -> int:
+    return 2 * flops(shapes[1], shapes[5])
+
+
+@register_flop_formula(torch.ops.ttt_bench.ttt_mlp_prefill)
+def _(*shapes: torch.Size, **_: object) -> int:
+    return flops(shapes[0], shapes[4])
