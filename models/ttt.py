@@ -113,7 +113,8 @@ class TTT(Mixer):
         return self._output(self.op.forward(*views, self.token_rates(), weights, biases, self.norm), x)
 
     def init_state(self, batch: int, max_len: int) -> TTTState:
-        inner = InnerState.fresh(tuple(self.inner_weights), tuple(self.inner_biases), batch, self.mini_batch)
+        weights, biases = tuple(self.inner_weights), tuple(self.inner_biases)
+        inner = self.op.init_state(weights, biases, batch, self.mini_batch, self.q.weight.dtype)
         return TTTState(inner, self.conv_q.init_state(batch) if self.is_gated else None)
 
     @torch.no_grad()
@@ -138,13 +139,13 @@ class TTT(Mixer):
             raise ValueError(f"{x.shape[1]} tokens are not whole mini-batches of {self.mini_batch}; cut the rest")
         q, k, v, rho = self.views(x, torch.arange(x.shape[1], device=x.device))
         state = self.init_state(x.shape[0], x.shape[1]).inner
-        start = tuple(w.clone() for w in state.weights), tuple(b.clone() for b in state.biases)
+        start = tuple(w.clone() for w in state.dense()), tuple(b.clone() for b in state.biases)
         found: dict[str, list[Tensor]] = {"w0": [], "before": [], "after": []}
         for query, key, value, gate in zip(*(y.split(self.mini_batch, dim=1) for y in (q, k, v, rho)), strict=True):
             found["w0"].append(inner_loss(key, value, *start, self.norm))
-            found["before"].append(inner_loss(key, value, state.weights, state.biases, self.norm))
+            found["before"].append(inner_loss(key, value, state.dense(), state.biases, self.norm))
             self.op.prefill(query, key, value, gate, self.token_rates(), self.norm, state)
-            found["after"].append(inner_loss(key, value, state.weights, state.biases, self.norm))
+            found["after"].append(inner_loss(key, value, state.dense(), state.biases, self.norm))
         return {name: torch.cat(parts, dim=1) for name, parts in found.items()}
 
     def cost(self, phase: Phase, context: int, convention: Convention) -> Cost:

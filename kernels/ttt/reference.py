@@ -23,6 +23,11 @@ from kernels.ttt.state import InnerState, LayerNorm
 Tensors = tuple[Tensor, ...]
 
 
+def init_state(weights: Tensors, biases: Tensors, batch: int, mini_batch: int, dtype: torch.dtype) -> InnerState:
+    """The state before the first token, exact whatever the dtype of activations."""
+    return InnerState.fresh(weights, biases, batch, mini_batch)
+
+
 def forward(
     q: Float[Tensor, "B T H F"],
     k: Float[Tensor, "B T H F"],

@@ -69,8 +69,8 @@ def queries(
     tl.store(stats_ptr + 3 * n, curve, mask=at < T)
 
     q = guarded(tl.load(q_ptr + offset, mask=mask, other=0.0), OPERAND)
-    p = tl.dot(q, tl.trans(k), input_precision=PRECISION) + 1.0
-    a = p * (factors * rho[None, :])
+    e = factors * rho[None, :]
+    a = (tl.dot(q, tl.trans(k), input_precision=PRECISION) + 1.0) * e
     zb = tl.dot(q, w, input_precision=PRECISION) + b - tl.dot(a.to(OPERAND), d, input_precision=PRECISION)
     r = tl.rsqrt(total(zb * zb, 1) / F + EPS)
     zb *= r
@@ -80,26 +80,29 @@ def queries(
     dy = dout * gamma
     dzb = r * (dy - total(dy, 1) / F - zb * (total(dy * zb, 1) / F))
     dzb = tl.where(f < F, dzb, 0.0)
-    dzb16 = dzb.to(GRAD)
     tl.store(mb_ptr + i_w * F + f, total(dzb, 0), mask=f < F)
-    m = tl.dot(tl.trans(q.to(GRAD)), dzb16, input_precision=PRECISION)
-    tl.store(m_ptr + i_w * F * F + c * F + f, m.to(m_ptr.dtype.element_ty), mask=is_weight)
-    g = tl.dot(tl.trans(a.to(GRAD)), dzb16, input_precision=PRECISION)
+    dzb = dzb.to(GRAD)
+    g = tl.dot(tl.trans(a.to(GRAD)), dzb, input_precision=PRECISION)
     tl.store(g_ptr + offset, (-g).to(g_ptr.dtype.element_ty), mask=mask)
+    q = q.to(GRAD)
+    m = tl.dot(tl.trans(q), dzb, input_precision=PRECISION)
+    tl.store(m_ptr + i_w * F * F + c * F + f, m.to(m_ptr.dtype.element_ty), mask=is_weight)
+    da = -tl.dot(dzb, tl.trans(d.to(GRAD)), input_precision=PRECISION)
+    s = (da * e).to(GRAD)
+    dk = tl.dot(tl.trans(s), q, input_precision=PRECISION)
+    tl.store(dk_ptr + offset, dk.to(dk_ptr.dtype.element_ty), mask=mask)
+    dq = tl.dot(s, k.to(GRAD), input_precision=PRECISION) + tl.dot(dzb, tl.trans(w.to(GRAD)), input_precision=PRECISION)
+    dout = tl.load(dout_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+    tl.store(dq_ptr + offset, (dq + dout).to(dq_ptr.dtype.element_ty), mask=mask)
 
-    da = -tl.dot(dzb16, tl.trans(d.to(GRAD)), input_precision=PRECISION)
+    # Q K' once more: cheaper than the registers to keep it
+    p = tl.dot(guarded(tl.load(q_ptr + offset, mask=mask, other=0.0), OPERAND), tl.trans(k), input_precision=PRECISION) + 1.0
     pulls = da * p
     tl.store(drho_ptr + first + at * H, tl.sum(pulls * factors, 0), mask=at < T)
     pulls *= rho[None, :]
     near = tl.sum(tl.where(is_near & (t[None, :] <= t[:, None]), pulls, 0.0), 1)
     far = tl.sum(tl.where(is_near, 0.0, tl.where(t[None, :] < t[:, None], pulls, 0.0)), 1)
     tl.store(dtau_ptr + i_w * CHUNK + t, near + tl.where(t == C - 1, tl.sum(far, 0), 0.0))
-    s = (da * (factors * rho[None, :])).to(GRAD)
-    dq = dout + tl.dot(dzb16, tl.trans(w.to(GRAD)), input_precision=PRECISION)
-    dq += tl.dot(s, k.to(GRAD), input_precision=PRECISION)
-    tl.store(dq_ptr + offset, dq.to(dq_ptr.dtype.element_ty), mask=mask)
-    dk = tl.dot(tl.trans(s), q.to(GRAD), input_precision=PRECISION)
-    tl.store(dk_ptr + offset, dk.to(dk_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit

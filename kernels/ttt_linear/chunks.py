@@ -39,19 +39,20 @@ def answer(
     i_b = (tl.program_id(0) // H // chunks).to(tl.int64)
     i_w = tl.program_id(0).to(tl.int64)
     t, f, c = tl.arange(0, CHUNK), tl.arange(0, BF)[None, :], tl.arange(0, BF)[:, None]
-    at, end = i_c * CHUNK + t, T
+    origin, end = i_c * CHUNK, T
     if STATEFUL:
-        slots = tl.load(position_ptr + i_b) % C
-        at += C - slots
+        slots = (tl.load(position_ptr + i_b) % C).to(tl.int32)
+        origin += C - slots
         end = T - (slots + T) % C
+    at, is_chunk = origin + t, origin < end
     first = i_b * T * H + i_h
     offset, mask = (first + at[:, None] * H) * F + f, (at < end)[:, None] & (f < F)
     q = tl.load(q_ptr + offset, mask=mask, other=0.0)
     k = guarded(tl.load(k_ptr + offset, mask=mask, other=0.0), OPERAND)
     d = tl.load(d_ptr + offset, mask=mask, other=0.0)
     rho = tl.load(rho_ptr + first + at * H, mask=at < end, other=0.0).to(tl.float32)
-    w = tl.load(wc_ptr + i_w * F * F + c * F + f, mask=(c < F) & (f < F), other=0.0)
-    b = tl.load(bc_ptr + i_w * F + f, mask=f < F, other=0.0)
+    w = tl.load(wc_ptr + i_w * F * F + c * F + f, mask=is_chunk & (c < F) & (f < F), other=0.0)
+    b = tl.load(bc_ptr + i_w * F + f, mask=is_chunk & (f < F), other=0.0)
     gamma = tl.load(gamma_ptr + i_h * F + f, mask=f < F, other=0.0).to(tl.float32)
     beta = tl.load(beta_ptr + i_h * F + f, mask=f < F, other=0.0).to(tl.float32)
     factors, _ = token_factors(tau_ptr, C, CHUNK)

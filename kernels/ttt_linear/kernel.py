@@ -156,7 +156,7 @@ def _backward(
     grid = (batch * chunks * heads,)
     grad.queries[grid](
         q, k, v, rho, tau, gamma, beta, d, wc, bc, dout, dq, dk, g, zh, stats, m, mb, drho, dtau, dgamma, dbeta,
-        length, heads, EPS=eps, OPERAND=operand, **size, num_warps=4,
+        length, heads, EPS=eps, OPERAND=operand, **size, num_warps=8,
     )  # fmt: skip
     grad.reverse[(batch * heads,)](
         k, rho, tau, gamma, d, g, zh, stats, m, mb, dz, dv, dwc, dbc, dw, db,
