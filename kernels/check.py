@@ -1,9 +1,10 @@
 """Whether an implementation computes what it should, on one case: errors of outputs, gradients and states, and a verdict.
 
 *Oracle*: the definition in float64 on the same, rounded inputs. *Yardstick*: the definition in float32, with only the
-operands of matrix products rounded to the inputs' dtype. Errors are relative in the Frobenius norm. In 16 bits an
-implementation of ours may have FACTOR times the yardstick's error, and OUTPUT or OTHER at most; in float32 EXACT. Two runs
-must agree bit for bit, and what ``torch.empty`` gives is NaN meanwhile, so that a value that was never written is seen.
+operands of matrix products rounded to the inputs' dtype, or, where there is a backward pass, to bfloat16: float16 has not
+the range of gradients. Errors are relative in the Frobenius norm. In 16 bits an implementation of ours may have FACTOR times
+the yardstick's error, and OUTPUT or OTHER at most; in float32 EXACT. Two runs must agree bit for bit, and what
+``torch.empty`` gives is NaN meanwhile, so that a value that was never written is seen.
 
 An implementation runs on the whole case, with gradients from outside for every output. Rows and heads do not know of one
 another, so the oracle runs on all rows of a few heads, and these are compared. The gradient of an input that all heads share
@@ -231,7 +232,7 @@ class Trial:
         truth = self._once("oracle", mode, lambda: self._few(torch.float64).run(None, mode))
         if self.case.dtype.itemsize > 2:
             return truth, {}
-        with RoundedOperands(self.case.dtype):
+        with RoundedOperands(torch.bfloat16 if mode == "fwd_bwd" else self.case.dtype):
             return truth, self._once("yardstick", mode, lambda: self._few(None).run(None, mode))
 
     def _once(self, what: str, mode: Pass, make: Callable[[], Inputs]) -> Inputs:
