@@ -96,7 +96,6 @@ def replaced(monkeypatch: pytest.MonkeyPatch, forward: Any) -> None:
     """Makes ``forward`` that of TTT-Linear's implementation triton."""
     module = ModuleType("kernels.ttt_linear.kernel")
     vars(module).update(vars(reference) | {"forward": forward})
-    vars(module)["init_state"] = lambda w, b, batch, size, dtype: reference.InnerState.fresh(w, b, batch, size)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "kernels.ttt_linear.kernel", module)
 
 

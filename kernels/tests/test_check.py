@@ -13,7 +13,7 @@ from torch import Tensor
 from kernels import attention, selective_scan, ssd, ttt_linear, ttt_mlp
 from kernels.check import CheckFailed, RoundedOperands, Runner, Trial, Verdict, poisoned, relative_error
 from kernels.op import Case, Impl, Op, Pass, Stepping
-from kernels.ttt import InnerState, reference
+from kernels.ttt import reference
 
 OPS = (ttt_linear.OP, ttt_mlp.OP, attention.OP, selective_scan.OP, ssd.OP)
 CPU = torch.device("cpu")
@@ -25,13 +25,9 @@ TRIED = [(op, mode) for op in OPS for mode in PASSES if op.runs("reference", mod
 def verdict_on(op: Op, mode: Pass, monkeypatch: pytest.MonkeyPatch, **functions: Callable[..., Any]) -> Verdict:
     """The verdict on the reference with some of its functions replaced."""
     broken = ModuleType("broken_kernel")
-    vars(broken).update(vars(op.load("reference")) | {"init_state": _exact} | functions)
+    vars(broken).update(vars(op.load("reference")) | functions)
     monkeypatch.setitem(sys.modules, "broken_kernel", broken)
     return Trial(replace(op, impls={"triton": Impl("broken_kernel", "")}), SMALL, CPU).check("triton", mode)
-
-
-def _exact(weights: Any, biases: Any, batch: int, mini_batch: int, dtype: torch.dtype) -> InnerState:
-    return InnerState.fresh(weights, biases, batch, mini_batch)
 
 
 @pytest.mark.parametrize(("op", "mode"), TRIED, ids=lambda value: getattr(value, "name", value))

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from kernels.op import Case, Inputs, Stepping
-from kernels.ttt import reference
 from kernels.ttt.state import InnerState, LayerNorm
 
 
@@ -56,10 +55,7 @@ class TTT(Stepping):
 
     def start(self, module: ModuleType, x: Inputs, case: Case, phases: Tensor) -> InnerState:
         weights, biases = _layers(x, "weight"), _layers(x, "bias")
-        if module is reference:
-            state = InnerState.fresh(weights, biases, case.batch, case.mini_batch)
-        else:
-            state = module.init_state(weights, biases, case.batch, case.mini_batch, case.dtype)
+        state: InnerState = module.init_state(weights, biases, case.batch, case.mini_batch, case.dtype)
         for slots in (state.rho, *state.inputs, *state.grads):
             slots.zero_()  # open pairs that change nothing
         self.place(state, phases)
