@@ -199,7 +199,7 @@ class Trial:
         inputs = self.op.problem.draw(self.case, torch.Generator(self.device).manual_seed(2 * self.seed))
         like = next(iter(inputs.values()))
         generator = torch.Generator(self.device).manual_seed(2 * self.seed + 1)
-        upstream = torch.randn(like.shape, generator=generator, device=self.device, dtype=like.dtype)
+        upstream = torch.empty_like(like).normal_(generator=generator)  # laid out as the output will be
         heads = self.op.problem.sample(like.shape[0] * like.shape[1], like.shape[2])
         return Runner(self.op.problem, self.case, inputs, upstream, torch.tensor(heads, device=self.device))
 

@@ -152,6 +152,7 @@ class Bench:
         assert isinstance(problem, Stepping)
         rows = torch.arange(case.batch, device=device, dtype=torch.int32)
         start, token = torch.zeros_like(rows), problem.token(trial.runner.inputs, 0)
+        token = {name: tensor.contiguous() for name, tensor in token.items()}
         state = problem.start(module, trial.runner.inputs, case, start)
         step = captured(partial(_step, problem, module, token, state), device)
 

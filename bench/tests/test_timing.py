@@ -6,7 +6,7 @@ from itertools import cycle
 import pytest
 import torch
 
-from bench.timing import sample
+from bench.timing import captured, device_sample, sample
 
 CPU = torch.device("cpu")
 
@@ -60,3 +60,25 @@ def test_the_real_clock_runs_in_seconds() -> None:
     taken = sample(lambda: sum(range(20_000)), CPU, least=3, most=3)
     assert len(taken) == 3
     assert all(1e-6 < seconds < 1 for seconds in taken)
+
+
+def test_on_a_cpu_the_device_is_the_host() -> None:
+    count = iter(range(100))
+    taken = device_sample(lambda: next(count), CPU, warm_up=1, least=2, most=4, seconds=100.0)
+    assert len(taken) == 4 and next(count) == 5
+    assert captured(count.__next__, CPU)() == 6
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_timed_by_its_own_clock_and_a_graph_does_what_the_call_does() -> None:
+    """A copy of 2 GB takes the time that its bytes take, however often; replays add up."""
+    cuda = torch.device("cuda")
+    source, total = torch.ones(1 << 30, device=cuda, dtype=torch.uint8), torch.zeros(1, device=cuda)
+    target = torch.empty_like(source)
+    taken = device_sample(lambda: target.copy_(source), cuda, least=5, most=9, seconds=100.0)
+    assert len(taken) == 9
+    assert all(2**31 / 20e12 < seconds < 2**31 / 0.1e12 for seconds in taken)
+    replay = captured(lambda: total.add_(1), cuda)
+    before = total.item()
+    replay()
+    assert total.item() == before + 1

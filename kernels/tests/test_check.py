@@ -147,21 +147,28 @@ def test_bytes_of_a_step_are_those_that_a_cycle_moves() -> None:
     assert problem.step_bytes(case) == pytest.approx(203e6, rel=0.03)
 
 
-def test_operands_of_products_are_rounded_in_backward_too() -> None:
-    a, b = (torch.randn(5, 5, requires_grad=True) for _ in range(2))
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_operands_of_products_are_rounded_in_backward_too(device: str) -> None:
+    a, b = (torch.randn(5, 5, requires_grad=True, device=device) for _ in range(2))
     with RoundedOperands(torch.bfloat16):
         out = a @ b
         out.sum().backward()
     rounded = [x.detach().bfloat16().float() for x in (a, b)]
     torch.testing.assert_close(out, rounded[0] @ rounded[1], rtol=1e-6, atol=1e-6)
     assert a.grad is not None
-    torch.testing.assert_close(a.grad, torch.ones(5, 5) @ rounded[1].T, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(a.grad, torch.ones_like(a) @ rounded[1].T, rtol=1e-6, atol=1e-6)
 
 
-def test_poison_ends_with_its_block() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_poison_ends_with_its_block(device: str) -> None:
+    zeros = torch.zeros(3, device=device)
     with poisoned():
-        assert torch.empty(3).isnan().all() and torch.empty_like(torch.zeros(3)).isnan().all()
-        assert torch.zeros(2).new_empty(3).isnan().all()
+        assert all(
+            empty.isnan().all() for empty in (torch.empty(3, device=device), torch.empty_like(zeros), zeros.new_empty(3))
+        )
     assert not torch.are_deterministic_algorithms_enabled()
 
 
@@ -184,6 +191,7 @@ def test_the_scan_of_mamba_2_is_its_recurrence(length: int) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # other packages' own
 @pytest.mark.parametrize(
     ("op", "impl", "mode"),
     [(op, impl, mode) for op in OPS for impl in op.impls for mode in PASSES if op.runs(impl, mode)],
