@@ -25,7 +25,10 @@ def run(
     biases: tuple[Float[Tensor, "H F"], ...],
     norm: LayerNorm,
 ) -> Float[Tensor, "B T H F"]:
-    """Outputs of ``function`` (chunk_ttt_linear or fused_chunk_ttt_linear of fla.ops.ttt); eta_i = tau_i rho_i."""
+    """Outputs of ``function`` (chunk_ttt_linear or fused_chunk_ttt_linear of fla.ops.ttt); eta_i = tau_i rho_i.
+
+    eta and the norm are in q's dtype, which its kernels need.
+    """
     batch, time = q.shape[:2]
     rates = tau.repeat(-(-time // tau.shape[0]))[:time, None]
     options = {
@@ -36,5 +39,5 @@ def run(
         "initial_state": weights[0].to(torch.float32).repeat(batch, 1, 1, 1),
         "initial_state_bias": biases[0].to(torch.float32).repeat(batch, 1, 1)[:, :, None],
     }
-    out: Tensor = function(q, k, v, norm.weight, norm.bias, **options)[0]
+    out: Tensor = function(q, k, v, norm.weight.to(q.dtype), norm.bias.to(q.dtype), **options)[0]
     return out
