@@ -8,7 +8,7 @@ much pair j moves the weights that token i meets, a chunk's answers are products
 
 dW', db' are gradients by the state after a mini-batch, D = delta(Z2, V - K), D1 = E * GELU'(Z1), E = D2 W2':
 
-``replay``   the mini-batches of a chunk once more: Z1, E, D2, z_hat and W2 of each
+``replay``   the mini-batches of a chunk once more: X2, GELU'(Z1), E * GELU''(Z1), D1, D2, z_hat and W2 of each
 ``queries``  A = e * (.. + 1) of either layer;  dZb2 from dOut through LN;  S2 = -e * (dZb2 D2')
              dXb2 = dZb2 W2' + S2 X2,  Gx = S2' Xb2,  G2 = -A2' dZb2,  M2 = Xb2' dZb2
              dZb1 = dXb2 * GELU'(Zb1);  S1 = -e * (dZb1 D1');  G1 = -A1' dZb1,  M1 = Q' dZb1
@@ -22,7 +22,7 @@ dW', db' are gradients by the state after a mini-batch, D = delta(Z2, V - K), D1
 
 with P2 = X2 dW2' + db2' and J the derivative of D by Z2. Operands are bfloat16 where gradients are involved, whose range
 float16 has not. Sums over programs are partials, added outside in a fixed order. The sequence is walked panel by panel from its
-end, so that what one kernel leaves to the next stays within a bound. Its bytes a token and head: 8 N for hidden tiles,
+end, so that what one kernel leaves to the next stays within a bound. Its bytes a token and head: 12 N for hidden tiles,
 2 F N / C for W2 and 6 F N / CHUNK for M1, M2, dW1_c, all written and read.
 """
 
@@ -38,16 +38,16 @@ from kernels.ttt_mlp.gelu import gelu, gelu_twice
 @triton.jit
 def replay(
     k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr,
-    z1_ptr, e_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
+    x2_ptr, slope_ptr, bend_ptr, d1_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
     T, H, chunks, panel, first_chunk,
     EPS: tl.constexpr, F: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, CHUNK: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """Grid [B panel H], ``panel`` chunks of all ``chunks``, from ``first_chunk`` on; L = panel CHUNK tokens.
 
-    z1, e / SCALE [B, L, H, N]; d2 / SCALE, zh [B, L, H, F]; stats [4, B, L, H]: 1/std of z2 and the means of u z_hat,
-    gamma^2 z_hat and gamma^2 z_hat^2, u = gamma^2 z_hat + gamma (beta - V + K); w2m: W2 of every mini-batch
-    [B, L / C, H, N, F].
+    x2, slope (GELU' of z1), bend (e GELU'' of z1), d1 / SCALE [B, L, H, N]; d2 / SCALE, zh [B, L, H, F]; w2m: W2 of every
+    mini-batch [B, L / C, H, N, F]; stats [4, B, L, H]: 1/std of z2 and the means of u z_hat, gamma^2 z_hat and
+    gamma^2 z_hat^2, u = gamma^2 z_hat + gamma (beta - V + K).
     """
     i_h, i_c = tl.program_id(0) % H, tl.program_id(0) // H % panel
     i_b = (tl.program_id(0) // H // panel).to(tl.int64)
@@ -73,7 +73,7 @@ def replay(
         rho = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32)
         k, w2h = guarded(key, OPERAND), w2.to(OPERAND)
         z1 = tl.dot(w1.to(OPERAND), tl.trans(k), input_precision=PRECISION) + b1[:, None]
-        x2, slope = gelu(z1, FAST)
+        x2, slope, bend = gelu_twice(z1, FAST)
         x2h = x2.to(OPERAND)
         z2 = tl.dot(tl.trans(x2h), w2h, input_precision=PRECISION) + b2[None, :]
         gz, shift = gamma * gamma * z2, gamma * (beta - v + key.to(tl.float32))
@@ -85,8 +85,11 @@ def replay(
         d2h = guarded(d2, OPERAND)
         e = tl.dot(w2h, tl.trans(d2h), input_precision=PRECISION)
         hidden = inner[None, :] * N + n
-        tl.store(z1_ptr + hidden, z1.to(OPERAND), mask=is_token[None, :])
-        tl.store(e_ptr + hidden, e.to(OPERAND), mask=is_token[None, :])
+        d1 = e * slope
+        tl.store(x2_ptr + hidden, x2h, mask=is_token[None, :])
+        tl.store(slope_ptr + hidden, slope.to(OPERAND), mask=is_token[None, :])
+        tl.store(bend_ptr + hidden, (e * bend * SCALE).to(bend_ptr.dtype.element_ty), mask=is_token[None, :])
+        tl.store(d1_ptr + hidden, d1.to(OPERAND), mask=is_token[None, :])
         tl.store(d2_ptr + inner[:, None] * F + f, d2h, mask=mask)
         tl.store(zh_ptr + inner[:, None] * F + f, zh.to(OPERAND), mask=mask)
         tl.store(stats_ptr + inner[:, None], r, mask=mask)
@@ -95,7 +98,7 @@ def replay(
         tl.store(stats_ptr + 3 * size + inner[:, None], curve, mask=mask)
         i_m = (i_b * (length // C) + i_c * (CHUNK // C) + i) * H + i_h
         tl.store(w2m_ptr + i_m * F * N + n * F + f, w2.to(w2m_ptr.dtype.element_ty))
-        eta, d1 = rho * (tau_last * -SCALE), e * slope
+        eta = rho * (tau_last * -SCALE)
         step = d2 * eta[:, None]
         b1 += tl.sum(d1 * eta[None, :], 1)
         b2 += tl.sum(step, 0)
@@ -105,16 +108,8 @@ def replay(
 
 
 @triton.jit
-def _pairs(z1_ptr, e_ptr, offset, mask, OPERAND: tl.constexpr, FAST: tl.constexpr):
-    """X2 and D1 / SCALE of a tile of hidden units."""
-    x2, slope = gelu(tl.load(z1_ptr + offset, mask=mask, other=0.0).to(tl.float32), FAST)
-    e = tl.load(e_ptr + offset, mask=mask, other=0.0).to(tl.float32)
-    return x2.to(OPERAND), (e * slope).to(OPERAND)
-
-
-@triton.jit
 def queries(
-    q_ptr, k_ptr, rho_ptr, tau_ptr, gamma_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr, dout_ptr, z1_ptr, e_ptr, d2_ptr,
+    q_ptr, k_ptr, rho_ptr, tau_ptr, gamma_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr, dout_ptr, x2_ptr, d1_ptr, d2_ptr,
     dq_ptr, dk_ptr, g1_ptr, gx_ptr, g2_ptr, m1_ptr, m2_ptr, mb1_ptr, mb2_ptr, drho_ptr, dtau_ptr, dgamma_ptr, dbeta_ptr,
     T, H, chunks, panel, first_chunk,
     EPS: tl.constexpr, F: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, C: tl.constexpr, CHUNK: tl.constexpr,
@@ -148,7 +143,7 @@ def queries(
     a1 = (p1 * (factors * (rho * -SCALE)[None, :])).to(OPERAND)
     zb2, p2 = tl.zeros([CHUNK, F], tl.float32), tl.full([CHUNK, CHUNK], 1.0, tl.float32)
     for i in range(0, N, BN):
-        x2, d1 = _pairs(z1_ptr, e_ptr, hidden + i, mask, OPERAND, FAST)
+        x2, d1 = tl.load(x2_ptr + hidden + i, mask=mask, other=0.0), tl.load(d1_ptr + hidden + i, mask=mask, other=0.0)
         b1 = tl.load(b1c_ptr + i_w * N + i + n)
         zb1 = tl.dot(q, tl.trans(tl.load(weight + i * F)), input_precision=PRECISION) + b1[None, :]
         xb2, _ = gelu(tl.dot(a1, d1, zb1, input_precision=PRECISION), FAST)
@@ -173,7 +168,7 @@ def queries(
 
     da1, dq = tl.zeros([CHUNK, CHUNK], tl.float32), dout
     for i in range(0, N, BN):
-        x2, d1 = _pairs(z1_ptr, e_ptr, hidden + i, mask, OPERAND, FAST)
+        x2, d1 = tl.load(x2_ptr + hidden + i, mask=mask, other=0.0), tl.load(d1_ptr + hidden + i, mask=mask, other=0.0)
         b1, w1 = tl.load(b1c_ptr + i_w * N + i + n), tl.load(weight + i * F)
         zb1 = tl.dot(q, tl.trans(w1), input_precision=PRECISION) + b1[None, :]
         xb2, slope = gelu(tl.dot(a1, d1, zb1, input_precision=PRECISION), FAST)
@@ -209,12 +204,12 @@ def queries(
 
 @triton.jit
 def reverse(
-    k_ptr, rho_ptr, tau_ptr, gamma_ptr, z1_ptr, e_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
+    k_ptr, rho_ptr, tau_ptr, gamma_ptr, x2_ptr, slope_ptr, bend_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
     g1_ptr, gx_ptr, g2_ptr, m1_ptr, m2_ptr, mb1_ptr, mb2_ptr,
     dz1_ptr, gu_ptr, pull_ptr, dw1c_ptr, db1c_ptr, dw1_ptr, dw2_ptr, db1_ptr, db2_ptr,
     T, H, panel, first_chunk,
     F: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, CHUNK: tl.constexpr,
-    GRAD: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr, STAGES: tl.constexpr,
+    GRAD: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Grid [B H], from the last mini-batch of a panel to its first.
 
@@ -244,8 +239,9 @@ def reverse(
         mask, hidden_mask = is_token[:, None], is_token[None, :]
         rows, inner = (i_b * T + at) * H + i_h, (i_b * length + here) * H + i_h
         hidden, narrow = inner[None, :] * N + n, inner[:, None] * F + f
-        z1 = tl.load(z1_ptr + hidden, mask=hidden_mask, other=0.0).to(tl.float32)
-        e = tl.load(e_ptr + hidden, mask=hidden_mask, other=0.0).to(tl.float32) * SCALE
+        x2 = tl.load(x2_ptr + hidden, mask=hidden_mask, other=0.0).to(GRAD)
+        slope = tl.load(slope_ptr + hidden, mask=hidden_mask, other=0.0).to(tl.float32)
+        bend = tl.load(bend_ptr + hidden, mask=hidden_mask, other=0.0).to(tl.float32)
         g1 = tl.load(g1_ptr + hidden, mask=hidden_mask, other=0.0).to(tl.float32)
         gx = tl.load(gx_ptr + hidden, mask=hidden_mask, other=0.0).to(tl.float32)
         w2 = tl.load(w2m_ptr + ((i_b * tiles + i) * H + i_h) * N * F + matrix)
@@ -262,8 +258,6 @@ def reverse(
             tl.store(dw1c_ptr + i_c * N * F + matrix, dw1.to(GRAD))
             tl.store(db1c_ptr + i_c * N + tl.arange(0, N), db1)
         eta, dw2h, d2h = rho * tau_last, dw2.to(GRAD), d2.to(GRAD)
-        x2, slope, bend = gelu_twice(z1, FAST)
-        x2 = x2.to(GRAD)
         dd1 = g1 - eta[None, :] * (tl.dot(dw1.to(GRAD), tl.trans(k), input_precision=PRECISION) + db1[:, None])
         de = (dd1 * slope).to(GRAD)
         p2 = tl.dot(tl.trans(x2), dw2h, input_precision=PRECISION) + db2[None, :]
@@ -277,7 +271,7 @@ def reverse(
         dz2h = dz2.to(GRAD)
         dx2 = gx - eta[None, :] * tl.dot(dw2h, tl.trans(d2h), input_precision=PRECISION)
         dx2 += tl.dot(w2, tl.trans(dz2h), input_precision=PRECISION)
-        dz1 = dd1 * e * bend + dx2 * slope
+        dz1 = dd1 * bend + dx2 * slope
         dz1h = dz1.to(GRAD)
         tl.store(dz1_ptr + hidden, dz1h, mask=hidden_mask)
         tl.store(gu_ptr + rows[:, None] * F + f, gu.to(gu_ptr.dtype.element_ty), mask=mask)
@@ -300,11 +294,11 @@ def reverse(
 
 @triton.jit
 def keys(
-    k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1c_ptr, z1_ptr, e_ptr, zh_ptr, dz1_ptr, pull_ptr, dw1c_ptr, db1c_ptr,
+    k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1c_ptr, d1_ptr, zh_ptr, dz1_ptr, pull_ptr, dw1c_ptr, db1c_ptr,
     dk_ptr, dv_ptr, drho_ptr, dtau_ptr, dgamma_ptr, dbeta_ptr,
     T, H, chunks, panel, first_chunk,
     F: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, C: tl.constexpr, CHUNK: tl.constexpr,
-    OPERAND: tl.constexpr, GRAD: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
+    GRAD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid [B panel H].
 
@@ -328,8 +322,7 @@ def keys(
     pairs, pulls = tl.zeros([CHUNK, CHUNK], tl.float32), tl.zeros([CHUNK], tl.float32)
     x, dk = tl.zeros([CHUNK, F], tl.float32), tl.zeros([CHUNK, F], tl.float32)
     for i in range(0, N, BN):
-        _, d1 = _pairs(z1_ptr, e_ptr, hidden + i, mask, OPERAND, FAST)
-        d1 = d1.to(tl.float32) * SCALE
+        d1 = tl.load(d1_ptr + hidden + i, mask=mask, other=0.0).to(tl.float32) * SCALE
         dz1 = tl.load(dz1_ptr + hidden + i, mask=mask, other=0.0)
         db1 = tl.load(db1c_ptr + i_l * N + i + n)
         pulls += tl.sum(d1 * db1[None, :], 1)

@@ -163,6 +163,11 @@ def chain(
     w2_mean, b2_mean = total(w2, 1) / F, tl.sum(b2, 0) / F
     w2 -= w2_mean
     b2 -= b2_mean
+    if (
+        STATEFUL
+    ):  # a product of nothing lays W out as accumulators, so that the first tile, too, finds its operands in registers
+        left, right = tl.zeros([N, 16], OPERAND), tl.zeros([16, F], OPERAND)
+        w1, w2 = tl.dot(left, right, w1), tl.dot(left, right, w2)
     w2h = w2.to(OPERAND)
     slots, begin, tiles = 0, 0, tl.cdiv(T, C)
     if STATEFUL:

@@ -71,6 +71,8 @@ def _tiles(q: Tensor, tau: Tensor) -> Tiles:
     Raises:
         ValueError: there is no kernel of this head dim or mini-batch.
     """
+    if q.dtype == torch.float32 and q.shape[-1] == 64 and tau.shape[0] == 64:
+        raise ValueError("no float32 TTT-MLP kernel for head dim 64 and mini-batches of 64 tokens; choose impl: reference")
     if q.shape[-1] not in HEAD_DIMS:
         raise ValueError(f"no TTT-MLP kernel for head dim {q.shape[-1]}, only {HEAD_DIMS}; choose impl: reference")
     return Tiles.of(q.shape[-1], tau.shape[0])
@@ -83,10 +85,6 @@ def _sizes(tiles: Tiles) -> dict[str, int]:
 def _modes(q: Tensor) -> dict[str, object]:
     operand = Operands.of(q).forward
     return {"OPERAND": triton_dtype(operand), "PRECISION": PRECISION, "FAST": operand == torch.float16 and not INTERPRETED}
-
-
-def _gradient_modes(q: Tensor) -> dict[str, object]:
-    return {**_modes(q), "GRAD": triton_dtype(Operands.of(q).backward)}
 
 
 def _warps(tiles: Tiles) -> int:
@@ -171,7 +169,7 @@ def _(*tensors: Tensor) -> list[Tensor]:
 def _panel(tiles: Tiles, q: Tensor, chunks: int) -> int:
     """Chunks of a panel."""
     (batch, _, heads, width), wide, item = q.shape, 4 * tiles.F, Operands.of(q).forward.itemsize
-    token = 4 * wide + 3 * width + wide * width / tiles.C + 3 * wide * width / tiles.CHUNK
+    token = 6 * wide + 3 * width + wide * width / tiles.C + 3 * wide * width / tiles.CHUNK
     return min(chunks, max(1, int(PANEL_BYTES // (batch * heads * tiles.CHUNK * token * item))))
 
 
@@ -187,32 +185,32 @@ def _panel_backward(
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return q.new_empty(batch, shape[0], heads, *shape[1:], dtype=dtype)
 
-    z1, e = (empty(tokens, wide, dtype=operands.forward) for _ in range(2))
+    x2, slope, d1 = (empty(tokens, wide, dtype=operands.forward) for _ in range(3))
     d2, zh = (empty(tokens, head_dim, dtype=operands.forward) for _ in range(2))
     w2m = empty(tokens // tiles.C, wide, head_dim, dtype=operands.backward)
-    g1, gx = (empty(tokens, wide, dtype=operands.backward) for _ in range(2))
+    bend, g1, gx = (empty(tokens, wide, dtype=operands.backward) for _ in range(3))
     g2 = empty(tokens, head_dim, dtype=operands.backward)
     m1, m2, dw1c = (empty(panel, wide, head_dim, dtype=operands.backward) for _ in range(3))
     mb1, db1c, mb2, pull = empty(panel, wide), empty(panel, wide), empty(panel, head_dim), empty(tokens)
     stats = q.new_empty(4, batch, tokens, heads, dtype=torch.float32)
     sizes, where, hidden = _sizes(tiles), (length, heads, chunks, panel, first), min(64, wide)
-    grid = (batch * panel * heads,)
+    modes = {"GRAD": triton_dtype(operands.backward), "PRECISION": PRECISION}
+    grid, stages = (batch * panel * heads,), 2 if operands.forward.itemsize == 2 and tiles.BC <= 32 else 1
     grad.replay[grid](
-        k, v, rho, tau, gamma, beta, *weights, z1, e, d2, zh, stats, w2m, *where,
+        k, v, rho, tau, gamma, beta, *weights, x2, slope, bend, d1, d2, zh, stats, w2m, *where,
         EPS=eps, BC=tiles.BC, **sizes, **_modes(q), num_warps=_warps(tiles), num_stages=2,
     )  # fmt: skip
     grad.queries[grid](
-        q, k, rho, tau, gamma, *weights, dout, z1, e, d2, dq, dk, g1, gx, g2, m1, m2, mb1, mb2, drho, dtau, *dnorm, *where,
-        EPS=eps, BN=hidden, **sizes, **_gradient_modes(q), num_warps=4, num_stages=2,
+        q, k, rho, tau, gamma, *weights, dout, x2, d1, d2, dq, dk, g1, gx, g2, m1, m2, mb1, mb2, drho, dtau, *dnorm, *where,
+        EPS=eps, BN=hidden, **sizes, **_modes(q), GRAD=modes["GRAD"], num_warps=4, num_stages=2,
     )  # fmt: skip
-    reverse_modes = {name: mode for name, mode in _gradient_modes(q).items() if name != "OPERAND"}
     grad.reverse[(batch * heads,)](
-        k, rho, tau, gamma, z1, e, d2, zh, stats, w2m, g1, gx, g2, m1, m2, mb1, mb2, g1, dv, pull, dw1c, db1c, *dstart,
-        length, heads, panel, first, BC=tiles.BC, STAGES=2, **sizes, **reverse_modes, num_warps=_warps(tiles),
+        k, rho, tau, gamma, x2, slope, bend, d2, zh, stats, w2m, g1, gx, g2, m1, m2, mb1, mb2, g1, dv, pull, dw1c, db1c,
+        *dstart, length, heads, panel, first, BC=tiles.BC, STAGES=stages, **sizes, **modes, num_warps=_warps(tiles),
     )  # fmt: skip
     grad.keys[grid](
-        k, v, rho, tau, gamma, beta, weights[0], z1, e, zh, g1, pull, dw1c, db1c, dk, dv, drho, dtau_last, *dnorm, *where,
-        BN=hidden, **sizes, **_gradient_modes(q), num_warps=4, num_stages=2,
+        k, v, rho, tau, gamma, beta, weights[0], d1, zh, g1, pull, dw1c, db1c, dk, dv, drho, dtau_last, *dnorm, *where,
+        BN=hidden, **sizes, **modes, num_warps=4, num_stages=2,
     )  # fmt: skip
 
 
