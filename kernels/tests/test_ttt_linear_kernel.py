@@ -100,9 +100,10 @@ def test_prefill_from_any_state(
     states = [_advanced(starts, (w, b, tau, gamma, beta), mini_batch, dtype) for dtype in (torch.float32, torch.float64)]
     state, expected_state = states
     norms = [LayerNorm(gamma.to(d), beta.to(d)) for d in (torch.float32, torch.float64)]
-    for part in zip(*(x.split(splits, dim=1) for x in (q, k, v, rho)), strict=True):
-        out = kernel.prefill(*part, tau, norms[0], state)
-        expected = reference.prefill(*(x.double() for x in part), tau.double(), norms[1], expected_state)
+    for q1, k1, v1, rho1 in zip(*(x.split(splits, dim=1) for x in (q, k, v, rho)), strict=True):
+        out = kernel.prefill(q1, k1, v1, rho1, tau, norms[0], state)
+        q2, k2, v2, rho2, tau2 = (x.double() for x in (q1, k1, v1, rho1, tau))
+        expected = reference.prefill(q2, k2, v2, rho2, tau2, norms[1], expected_state)
         assert error(out, expected) < BOUND
     assert state.position.tolist() == expected_state.position.tolist() == [s + sum(splits) for s in starts]
     assert error(state.weights[0], expected_state.weights[0]) < BOUND
@@ -123,8 +124,8 @@ def _advanced(starts: tuple[int, ...], params: tuple[Tensor, ...], mini_batch: i
         one = InnerState.fresh((w,), (b,), 1, mini_batch)
         if start:
             q, k, v, rho, *_ = draw(1, start + row, 1, w.shape[1], mini_batch)
-            part = (x[:, :start].double() for x in (q, k, v, rho))
-            reference.prefill(*part, tau, LayerNorm(gamma, beta), one)
+            q, k, v, rho = (x[:, :start].double() for x in (q, k, v, rho))
+            reference.prefill(q, k, v, rho, tau, LayerNorm(gamma, beta), one)
         for x in (one.rho, one.inputs[0], one.grads[0]):
             x[:, :, start % mini_batch :] = math.nan
         rows.append(one)

@@ -14,15 +14,10 @@ AXIS is the axis of features (0 where tiles are kept transposed), WIDTH their nu
 import triton
 import triton.language as tl
 
-@triton.jit
-def operand(x, dtype: tl.constexpr):
-    """x rounded to the dtype of matrix operands."""
-    return x.to(dtype)
-
 
 @triton.jit
 def guarded(x, dtype: tl.constexpr):
-    """``operand``, saturated where float16 would overflow: for what comes from outside, and for D, which 1/std may make large."""
+    """x rounded to the dtype of operands, saturated where float16 would overflow: what comes from outside, and D (1/std)."""
     y = x.to(dtype)
     if dtype == tl.float16 and x.dtype != tl.float16:
         largest = tl.full([], 65504.0, tl.float16)

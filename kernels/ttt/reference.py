@@ -23,8 +23,8 @@ from kernels.ttt.state import InnerState, LayerNorm
 Tensors = tuple[Tensor, ...]
 
 
-def init_state(weights: Tensors, biases: Tensors, batch: int, mini_batch: int, dtype: torch.dtype) -> InnerState:
-    """The state before the first token, exact whatever the dtype of activations."""
+def init_state(weights: Tensors, biases: Tensors, batch: int, mini_batch: int, dtype: torch.dtype) -> InnerState:  # noqa: ARG001
+    """The state before the first token, exact whatever the ``dtype`` of activations."""
     return InnerState.fresh(weights, biases, batch, mini_batch)
 
 

@@ -30,9 +30,12 @@ def queries(
     EPS: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, C: tl.constexpr, CHUNK: tl.constexpr,
     OPERAND: tl.constexpr, GRAD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid [B chunks H]. dq, dk (dK_1), g, zh (z_hat of the keys) [B, T, H, F]; stats [4, B, T, H]: 1/std of z and the means of
-    u z_hat, gamma^2 z_hat and gamma^2 z_hat^2, u = gamma^2 z_hat + gamma (beta - V + K); m [B, chunks, H, F, F]; mb, dgamma, dbeta
-    [B, chunks, H, F]; drho [B, T, H]; dtau [B, chunks, H, CHUNK] by query, to be summed over queries of one slot."""
+    """What outputs make of queries, D and the weights before each chunk. Grid [B chunks H].
+
+    dq, dk (dK_1), g, zh (z_hat of the keys) [B, T, H, F]; stats [4, B, T, H]: 1/std of z and the means of u z_hat,
+    gamma^2 z_hat and gamma^2 z_hat^2, u = gamma^2 z_hat + gamma (beta - V + K); m [B, chunks, H, F, F]; mb, dgamma, dbeta
+    [B, chunks, H, F]; drho [B, T, H]; dtau [B, chunks, H, CHUNK] by query, to be summed over queries of one slot.
+    """
     chunks = tl.cdiv(T, CHUNK)
     i_h, i_c = tl.program_id(0) % H, tl.program_id(0) // H % chunks
     i_b, i_w = (tl.program_id(0) // H // chunks).to(tl.int64), tl.program_id(0).to(tl.int64)
@@ -113,8 +116,10 @@ def reverse(
     F: tl.constexpr, BF: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, CHUNK: tl.constexpr, EVEN: tl.constexpr,
     GRAD: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Grid [B H], from the last chunk to the first, tiles transposed as in ``chain``. dz, gu (by u) [B, T, H, F]; dwc, dbc: by
-    the state after each chunk [B, chunks, H, F, F], [B, chunks, H, F]; dw, db: by the start, of each row [B, H, F, F], [B, H, F].
+    """From the last chunk to the first, tiles transposed as in ``chain``. Grid [B H].
+
+    dz, gu (by u) [B, T, H, F]; dwc, dbc: by the state after each chunk [B, chunks, H, F, F], [B, chunks, H, F]; dw, db: by
+    the start, of each row [B, H, F, F], [B, H, F].
 
     J g, with g_u = r (g - z_hat mean(g z_hat)) and x = gamma^2 g_u (no mean of g: neither G nor K dW' has one):
     r (x - mean(x) - z_hat mean(x z_hat) - g_u mean(u z_hat) - D mean(g z_hat) - z_hat mean(g D)).
@@ -189,8 +194,11 @@ def keys(
     T, H,
     F: tl.constexpr, BF: tl.constexpr, C: tl.constexpr, CHUNK: tl.constexpr, GRAD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid [B chunks H]. dk (dK_1), dv (gradient by u), drho come from the kernels before and leave complete; dtau [B, chunks, H]:
-    share of tau_C; dgamma, dbeta [B, chunks, H, F] are added to."""
+    """What is left once the gradients by D and by every state are known. Grid [B chunks H].
+
+    dk (dK_1), dv (gradient by u) and drho come from the kernels before and leave complete; dtau [B, chunks, H]: share of
+    tau_C; dgamma, dbeta [B, chunks, H, F] are added to.
+    """
     chunks = tl.cdiv(T, CHUNK)
     i_h, i_c = tl.program_id(0) % H, tl.program_id(0) // H % chunks
     i_b, i_w = (tl.program_id(0) // H // chunks).to(tl.int64), tl.program_id(0).to(tl.int64)

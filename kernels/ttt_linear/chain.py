@@ -26,13 +26,13 @@ MIDDLE, FIRST, LAST = (tl.constexpr(n) for n in range(3))
 
 
 @triton.jit
-def _tile(
+def _tile(  # noqa: C901, PLR0912 (switches: what is off is not compiled)
     wT, bT, q_ptr, k_ptr, v_ptr, rho_ptr, out_ptr, d_ptr, slot_k_ptr, slot_d_ptr, slot_rho_ptr,
     gamma, beta, tau, tau_last, origin, begin, end, slots, H,
     EPS: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, MODE: tl.constexpr,
     ANSWER: tl.constexpr, SAVE: tl.constexpr, EVEN: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One mini-batch, its slot 0 at token ``origin``: tokens in [begin, end) are new; FIRST: ``slots`` pairs are open before."""
+    """One mini-batch, its slot 0 at token ``origin``; tokens in [begin, end) are new. FIRST: ``slots`` pairs are open."""
     f, t = tl.arange(0, BF)[:, None], tl.arange(0, BC)[None, :]
     at = origin + t
     is_new = (at >= begin) & (at < end)
@@ -72,7 +72,7 @@ def _tile(
         tl.store(slot_d_ptr + slot, d16.to(slot_d_ptr.dtype.element_ty), mask=is_kept)
         tl.store(slot_rho_ptr + t, rho, mask=is_new & (origin + C > end))
     if ANSWER or MODE != MIDDLE:
-        if EVEN:
+        if EVEN:  # noqa: SIM108 (a choice of code, not of values)
             q = tl.load(q_ptr + offset)
         else:
             q = tl.load(q_ptr + offset, mask=mask, other=0.0)
@@ -104,10 +104,11 @@ def chain(
     STATEFUL: tl.constexpr, SPLIT: tl.constexpr, ANSWER: tl.constexpr, SAVE: tl.constexpr, EVEN: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Grid [B H]. EVEN: T is whole chunks. q, k, v, out, d [B, T, H, F]; rho [B, T, H]; w [H, F, F], STATEFUL: state of a batch, moved in place.
+    """Walks the mini-batches of one head of one sequence. Grid [B H].
 
-    SAVE: d, and before each chunk of CHUNK tokens wc [B, chunks, H, F, F] and bc [B, chunks, H, F], centred. STATEFUL: chunks
-    begin with the second mini-batch; the first one and the one left open are answered here.
+    q, k, v, out, d [B, T, H, F]; rho [B, T, H]; w [H, F, F], b [H, F], or STATEFUL the state of a batch, moved in place. EVEN:
+    T is whole chunks. SAVE: d, and before each chunk of CHUNK tokens wc [B, chunks, H, F, F] and bc [B, chunks, H, F], centred.
+    STATEFUL: chunks begin with the second mini-batch; the first one and the one left open are answered here.
     """
     i_b, i_h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     f, c, t = tl.arange(0, BF)[:, None], tl.arange(0, BF)[None, :], tl.arange(0, BC)[None, :]

@@ -13,7 +13,7 @@ Bytes a token and head: Q, K, D read, out written, 2 F each, W 2 F^2 / CHUNK. Op
 import triton
 import triton.language as tl
 
-from kernels.ttt.blocks import guarded, layer_norm, total
+from kernels.ttt.blocks import guarded, layer_norm
 
 
 @triton.jit

@@ -5,6 +5,8 @@ gradients will be asked for, it stores D of every token and W of every chunk, an
 Backward starts from what was stored, so that no chain is walked twice; a forward without gradients stores nothing.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,10 +19,12 @@ from kernels.ttt_linear.chain import chain
 from kernels.ttt_linear.chunks import answer
 from kernels.ttt_linear.step import step
 
+Tensors = tuple[Tensor, ...]
+
 __all__ = ["forward", "init_state", "prefill", "step"]
 
 
-def init_state(weights: tuple[Tensor, ...], biases: tuple[Tensor, ...], batch: int, mini_batch: int, dtype: torch.dtype) -> InnerState:
+def init_state(weights: Tensors, biases: Tensors, batch: int, mini_batch: int, dtype: torch.dtype) -> InnerState:
     """The state before the first token, for activations of ``dtype``: split for 16-bit ones, exact for float32."""
     return InnerState.fresh(weights, biases, batch, mini_batch, split=dtype.itemsize == 2)
 
@@ -66,19 +70,20 @@ def _plan(q: Tensor) -> bool:
     return q.shape[0] * q.shape[2] <= 2 * multiprocessors(q.device)
 
 
-def _start(tensors: tuple[Tensor, ...]) -> list[Tensor]:
+def _start(tensors: Tensors) -> list[Tensor]:
     return [x.contiguous() for x in tensors]
 
 
 @torch.library.custom_op("ttt_bench::ttt_linear_forward", mutates_args=())
 def _forward(
-    q: Tensor, k: Tensor, v: Tensor, rho: Tensor, tau: Tensor, w: Tensor, b: Tensor, gamma: Tensor, beta: Tensor, eps: float, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, rho: Tensor, tau: Tensor, w: Tensor, b: Tensor, gamma: Tensor, beta: Tensor,
+    eps: float, save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """out, and if ``save`` D of every token, W and b before every chunk (else empty)."""
     out, saved = _like(q, save)
     apart = save or _plan(q)
     d, wc, bc = saved if save or not apart else _like(q, save=True)[1]
-    (batch, length, heads, head_dim), tiles = q.shape, Tiles.of(q.shape[-1], tau.shape[0])
+    tiles = Tiles.of(q.shape[-1], tau.shape[0])
     q, k, v, rho, tau, w, b, gamma, beta = _start((q, k, v, rho, tau, w, b, gamma, beta))
     _chain(tiles, (q, k, v, rho, tau, gamma, beta), (w, w, b, w, w, w, w), (out, d, wc, bc), eps, apart, is_state=False)
     if apart:
@@ -87,8 +92,8 @@ def _forward(
 
 
 @_forward.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, rho: Tensor, tau: Tensor, w: Tensor, b: Tensor, gamma: Tensor, beta: Tensor, eps: float, save: bool):  # type: ignore[no-untyped-def] # noqa: ANN202
-    out, saved = _like(q, save)
+def _(*inputs: Any) -> Tensors:
+    out, saved = _like(inputs[0], save=inputs[-1])
     return out, *saved
 
 
@@ -103,9 +108,7 @@ def _like(q: Tensor, save: bool) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]
     return out, (q.new_empty(q.shape, dtype=dtype), wc, bc)
 
 
-def _chain(
-    tiles: Tiles, inputs: tuple[Tensor, ...], state: tuple[Tensor, ...], outputs: tuple[Tensor, ...], eps: float, save: bool, is_state: bool
-) -> None:
+def _chain(tiles: Tiles, inputs: Tensors, state: Tensors, outputs: Tensors, eps: float, save: bool, *, is_state: bool) -> None:
     q = inputs[0]
     (batch, length, heads, _), operand = q.shape, triton_dtype(Operands.of(q).forward)
     size = {"F": tiles.F, "BF": tiles.BF, "C": tiles.C, "BC": tiles.BC, "CHUNK": tiles.CHUNK if save else tiles.C}
@@ -118,7 +121,7 @@ def _chain(
     )  # fmt: skip
 
 
-def _answer(tiles: Tiles, tensors: tuple[Tensor, ...], eps: float, is_state: bool) -> None:
+def _answer(tiles: Tiles, tensors: Tensors, eps: float, is_state: bool) -> None:
     q = tensors[0]
     batch, length, heads, _ = q.shape
     answer[(batch * -(-length // tiles.CHUNK) * heads,)](
@@ -170,15 +173,15 @@ def _backward(
     dtau[-1] += dtau_last.sum()
     found = [drho, dtau, dw.sum(0), db.sum(0), dgamma.sum((0, 1)), dbeta.sum((0, 1))]
     found = [x.reshape(s).to(t) for x, s, t in zip(found, shapes, dtypes, strict=True)]
-    return (dq, dk, dv, *found)  # type: ignore[return-value]
+    return (dq, dk, dv, *found)
 
 
 @_backward.register_fake
-def _(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, rho: Tensor, tau: Tensor, w: Tensor, b: Tensor, gamma: Tensor, beta: Tensor, *_: object):  # type: ignore[no-untyped-def] # noqa: ANN202
-    return tuple(x.new_empty(x.shape) for x in (q, k, v, rho, tau, w, b, gamma, beta))
+def _(dout: Tensor, *inputs: Any) -> Tensors:  # noqa: ARG001
+    return tuple(x.new_empty(x.shape) for x in inputs[:9])
 
 
-def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], output: tuple[Tensor, ...]) -> None:
+def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], output: Tensors) -> None:
     *tensors, eps, _ = inputs
     ctx.save_for_backward(*tensors, *output[1:])  # type: ignore[arg-type]
     ctx.eps = eps  # type: ignore[attr-defined]
@@ -212,7 +215,7 @@ def _prefill(
 
 
 @_prefill.register_fake
-def _(q: Tensor, *_: object):  # type: ignore[no-untyped-def] # noqa: ANN202
+def _(q: Tensor, *_: Any) -> Tensor:
     return q.new_empty(q.shape)
 
 
@@ -223,15 +226,15 @@ def flops(q: torch.Size, tau: torch.Size) -> int:
 
 
 @register_flop_formula(torch.ops.ttt_bench.ttt_linear_forward)
-def _(q: torch.Size, k: torch.Size, v: torch.Size, rho: torch.Size, tau: torch.Size, *_: object, **__: object) -> int:
-    return flops(q, tau)
+def _(*shapes: torch.Size, **_: object) -> int:
+    return flops(shapes[0], shapes[4])
 
 
 @register_flop_formula(torch.ops.ttt_bench.ttt_linear_backward)
-def _(dout: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, rho: torch.Size, tau: torch.Size, *_: object, **__: object) -> int:
-    return 2 * flops(q, tau)
+def _(*shapes: torch.Size, **_: object) -> int:
+    return 2 * flops(shapes[1], shapes[5])
 
 
 @register_flop_formula(torch.ops.ttt_bench.ttt_linear_prefill)
-def _(q: torch.Size, k: torch.Size, v: torch.Size, rho: torch.Size, tau: torch.Size, *_: object, **__: object) -> int:
-    return flops(q, tau)
+def _(*shapes: torch.Size, **_: object) -> int:
+    return flops(shapes[0], shapes[4])
