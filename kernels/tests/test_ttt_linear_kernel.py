@@ -64,13 +64,6 @@ def test_outputs_and_gradients(batch: int, length: int, heads: int, head_dim: in
     assert max(errors.values()) < BOUND, errors
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_both_plans_of_a_forward_without_gradients(apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "_plan", lambda q: apart)
-    xs = draw(1, 70, 2, 16, 16)
-    assert error(run(kernel, xs), run(reference, [x.double() for x in xs])) < BOUND
-
-
 def test_a_change_leaves_all_before_it_bit_identical() -> None:
     xs = draw(1, 90, 1, 16, 16)
     before = run(kernel, xs)
@@ -86,16 +79,12 @@ def test_two_runs_are_bit_equal() -> None:
     assert torch.equal(out, again) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize(
     ("mini_batch", "starts", "splits"),
     [(16, (0,), (37,)), (16, (0,), (5, 3, 24, 5)), (16, (0, 5, 16), (40,)), (16, (3, 9), (8,)), (4, (1, 6), (99, 1))],
 )
-def test_prefill_from_any_state(
-    mini_batch: int, starts: tuple[int, ...], splits: tuple[int, ...], apart: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prefill_from_any_state(mini_batch: int, starts: tuple[int, ...], splits: tuple[int, ...]) -> None:
     """Outputs and the state left behind, rows at different positions, undefined slots poisoned."""
-    monkeypatch.setattr(kernel, "_plan", lambda q: apart)
     batch, (q, k, v, rho, tau, w, b, gamma, beta) = len(starts), draw(len(starts), sum(splits), 1, 16, mini_batch)
     states = [_advanced(starts, (w, b, tau, gamma, beta), mini_batch, dtype) for dtype in (torch.float32, torch.float64)]
     state, expected_state = states

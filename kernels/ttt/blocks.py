@@ -3,8 +3,8 @@
 Two habits make the chain of mini-batches short:
 
 * *Centred weights.* LN ignores the mean of z = x W + b over its F outputs, and the gradient D of the loss by z has none. So W
-  and b of the last inner layer are centred once, when they are loaded (their mean over the outputs is put back when they are
-  stored): every z is then centred, and no update moves it. No kernel subtracts a mean of z.
+  and b of the last inner layer are centred once, when they are loaded, and their mean over the outputs is put back when they
+  are stored. Only D takes the mean of z away, which rounding leaves: without that a mean would feed its own growth.
 * *One round of sums.* With u = gamma^2 z_hat + shift, shift = gamma (beta - target), the sums over the F features that D needs
   are sums of z^2, gamma^2 z, gamma^2 z^2, shift z and shift: independent of one another, so one reduction deep.
 
@@ -45,10 +45,11 @@ def totals(x1, x2, x3, x4, AXIS: tl.constexpr):
 
 @triton.jit
 def norm_l2_gradient(z, shift, gamma2, inside, AXIS: tl.constexpr, WIDTH: tl.constexpr, EPS: tl.constexpr):
-    """D = gradient of 1/2 |LN(z) - target|^2 by z, for centred z; shift = gamma (beta - target), gamma2 = gamma^2.
+    """D = gradient of 1/2 |LN(z) - target|^2 by z, for z of centred weights; shift = gamma (beta - target), gamma2 = gamma^2.
 
     ``inside`` is 1 for features that exist and 0 for padding, where z, shift and gamma2 are 0.
     """
+    z -= total(z, AXIS) * (1.0 / WIDTH) * inside
     gz = gamma2 * z
     shifts = total(shift, AXIS)
     squares, pulls, curves, tilts = totals(z * z, gz, gz * z, shift * z, AXIS)

@@ -6,15 +6,10 @@ the registers. Per mini-batch of C tokens, with the weights of its start (paper,
 
     Z' = W' K' + b        D = gradient of 1/2 |LN(Z) - (V - K)|^2 by Z        W' <- W' - (eta_C D)' K,   b <- b - sum eta_C D
 
-and, with ANSWER, for the queries, as the weights move from token to token,
+D of every token and W at the start of every chunk are stored, and ``kernels.ttt_linear.chunks`` answers the queries of all
+chunks at once: the chain is what takes the time, and an answer costs it half as much again as all else.
 
-    out = Q + LN(Q W + b - (eta * tril(Q K' + 1)) D).
-
-Without ANSWER, D of every token and W at the start of every chunk are stored instead, and ``kernels.ttt_linear.chunks``
-answers all chunks at once: where there are fewer heads than multiprocessors, the chain is what takes the time.
-
-Bytes a token and head: K, V read, 2 F each; ANSWER: Q read and out written; SAVE: D and W written, 2 F and 2 F^2 / CHUNK.
-Operations a token and head: 2 products of 2 F^2; ANSWER: another 2 F^2, and 4 C F.
+Bytes a token and head: K, V read, D written, 2 F each, W written, 2 F^2 / CHUNK. Operations: 2 products of 2 F^2.
 """
 
 import triton
@@ -26,11 +21,11 @@ MIDDLE, FIRST, LAST = (tl.constexpr(n) for n in range(3))
 
 
 @triton.jit
-def _tile(  # noqa: C901, PLR0912 (switches: what is off is not compiled)
+def _tile(
     wT, bT, q_ptr, k_ptr, v_ptr, rho_ptr, out_ptr, d_ptr, slot_k_ptr, slot_d_ptr, slot_rho_ptr,
     gamma, beta, tau, tau_last, origin, begin, end, slots, H,
     EPS: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, MODE: tl.constexpr,
-    ANSWER: tl.constexpr, SAVE: tl.constexpr, EVEN: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    EVEN: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One mini-batch, its slot 0 at token ``origin``; tokens in [begin, end) are new. FIRST: ``slots`` pairs are open."""
     f, t = tl.arange(0, BF)[:, None], tl.arange(0, BC)[None, :]
@@ -61,30 +56,23 @@ def _tile(  # noqa: C901, PLR0912 (switches: what is off is not compiled)
     if MODE == FIRST:
         d16 = tl.where(is_open, tl.load(slot_d_ptr + slot, mask=is_open & (f < F), other=0.0).to(OPERAND), d16)
         dT = tl.where(is_open, d16.to(tl.float32), dT)
-    if SAVE:
+    if MODE == MIDDLE:
         if EVEN:
             tl.store(d_ptr + offset, d16)
         else:
             tl.store(d_ptr + offset, d16, mask=mask)
-    if MODE != MIDDLE:
+    else:
         is_kept = is_new & (origin + C > end) & (f < F)
         tl.store(slot_k_ptr + slot, kT.to(slot_k_ptr.dtype.element_ty), mask=is_kept)
         tl.store(slot_d_ptr + slot, d16.to(slot_d_ptr.dtype.element_ty), mask=is_kept)
         tl.store(slot_rho_ptr + t, rho, mask=is_new & (origin + C > end))
-    if ANSWER or MODE != MIDDLE:
-        if EVEN:  # noqa: SIM108 (a choice of code, not of values)
-            q = tl.load(q_ptr + offset)
-        else:
-            q = tl.load(q_ptr + offset, mask=mask, other=0.0)
+        q = tl.load(q_ptr + offset, mask=mask, other=0.0)
         qT = guarded(q, OPERAND)
         aT = tl.dot(tl.trans(kT), qT, input_precision=PRECISION) + 1.0
         aT = tl.where(tl.trans(t) <= t, aT * (tl.trans(rho) * tau), 0.0).to(OPERAND)
         zbT = tl.dot(w16, qT, bT, input_precision=PRECISION) - tl.dot(d16, aT, input_precision=PRECISION)
-        out = (q.to(tl.float32) + layer_norm(zbT, gamma, beta, 0, F, EPS)).to(out_ptr.dtype.element_ty)
-        if EVEN:
-            tl.store(out_ptr + offset, out)
-        else:
-            tl.store(out_ptr + offset, out, mask=mask)
+        out = q.to(tl.float32) + layer_norm(zbT, gamma, beta, 0, F, EPS)
+        tl.store(out_ptr + offset, out.to(out_ptr.dtype.element_ty), mask=mask)
     if MODE == FIRST:
         tau_last = tl.where(origin + C > end, 0.0, tau_last)
     if MODE != LAST:
@@ -101,14 +89,14 @@ def chain(
     out_ptr, d_ptr, wc_ptr, bc_ptr,
     T, H,
     EPS: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, CHUNK: tl.constexpr,
-    STATEFUL: tl.constexpr, SPLIT: tl.constexpr, ANSWER: tl.constexpr, SAVE: tl.constexpr, EVEN: tl.constexpr,
+    STATEFUL: tl.constexpr, SPLIT: tl.constexpr, EVEN: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Walks the mini-batches of one head of one sequence. Grid [B H].
 
     q, k, v, out, d [B, T, H, F]; rho [B, T, H]; w [H, F, F], b [H, F], or STATEFUL the state of a batch, moved in place. EVEN:
-    T is whole chunks. SAVE: d, and before each chunk of CHUNK tokens wc [B, chunks, H, F, F] and bc [B, chunks, H, F], centred.
-    STATEFUL: chunks begin with the second mini-batch; the first one and the one left open are answered here.
+    T is whole chunks. Left behind: d, and before each chunk of CHUNK tokens wc [B, chunks, H, F, F] and bc [B, chunks, H, F],
+    centred. STATEFUL: chunks begin with the second mini-batch; the first one and the one left open are answered here.
     """
     i_b, i_h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     f, c, t = tl.arange(0, BF)[:, None], tl.arange(0, BF)[None, :], tl.arange(0, BC)[None, :]
@@ -146,7 +134,7 @@ def chain(
         wT, bT = _tile(
             wT, bT, q_ptr, k_ptr, v_ptr, rho_ptr, out_ptr, d_ptr, slot_k_ptr, slot_d_ptr, slot_rho_ptr,
             gamma, beta, tau, tau_last, -slots, 0, T, slots, H,
-            EPS, F, BF, C, BC, FIRST, True, False, False, OPERAND, PRECISION,
+            EPS, F, BF, C, BC, FIRST, False, OPERAND, PRECISION,
         )  # fmt: skip
         begin, tiles = C - slots, (slots + T) // C - 1
     else:
@@ -154,22 +142,21 @@ def chain(
     middle_end = tl.minimum(begin + tiles * C, T)
     chunks, saved = tl.cdiv(tiles, CHUNK // C), tl.cdiv(T, CHUNK)
     for i_c in tl.range(0, chunks, num_stages=STAGES):
-        if SAVE:
-            i_w = (i_b * saved + i_c) * H + i_h
-            tl.store(wc_ptr + i_w * F * F + f + c * F, wT.to(OPERAND), mask=is_weight)
-            tl.store(bc_ptr + i_w * F + f + t, bT, mask=(f < F) & (t == 0))
+        i_w = (i_b * saved + i_c) * H + i_h
+        tl.store(wc_ptr + i_w * F * F + f + c * F, wT.to(OPERAND), mask=is_weight)
+        tl.store(bc_ptr + i_w * F + f + t, bT, mask=(f < F) & (t == 0))
         for i in tl.static_range(CHUNK // C):
             wT, bT = _tile(
                 wT, bT, q_ptr, k_ptr, v_ptr, rho_ptr, out_ptr, d_ptr, slot_k_ptr, slot_d_ptr, slot_rho_ptr,
                 gamma, beta, tau, tau_last, begin + i_c * CHUNK + i * C, 0, middle_end, 0, H,
-                EPS, F, BF, C, BC, MIDDLE, ANSWER, SAVE, EVEN, OPERAND, PRECISION,
+                EPS, F, BF, C, BC, MIDDLE, EVEN, OPERAND, PRECISION,
             )  # fmt: skip
     if STATEFUL:
         if (tiles >= 0) & (begin + tiles * C < T):
             _tile(
                 wT, bT, q_ptr, k_ptr, v_ptr, rho_ptr, out_ptr, d_ptr, slot_k_ptr, slot_d_ptr, slot_rho_ptr,
                 gamma, beta, tau, tau_last, begin + tiles * C, 0, T, 0, H,
-                EPS, F, BF, C, BC, LAST, True, False, False, OPERAND, PRECISION,
+                EPS, F, BF, C, BC, LAST, False, OPERAND, PRECISION,
             )  # fmt: skip
         wT = tl.where(is_weight, wT + w_mean, 0.0)
         if SPLIT:

@@ -1,8 +1,7 @@
 """TTT-Linear in Triton: forward and backward, prefill of any length from any state, one step.
 
-Forward and prefill choose between two plans. With many heads and rows, ``chain`` answers as it goes; with few of them, or where
-gradients will be asked for, it stores D of every token and W of every chunk, and ``answer`` follows, for all chunks at once.
-Backward starts from what was stored, so that no chain is walked twice; a forward without gradients stores nothing.
+``chain`` walks the mini-batches and leaves D of every token and W of every chunk; ``answer`` follows, for all chunks at once.
+Backward starts from what they left, so that no chain is walked twice; a forward without gradients keeps none of it.
 """
 
 from typing import Any
@@ -65,9 +64,9 @@ def prefill(
     return _prefill(q, k, v, rho, tau, norm.weight, norm.bias, norm.eps, state.weights[0], lo, state.biases[0], *pairs)
 
 
-def _plan(q: Tensor) -> bool:
-    """Whether the answers are worked out apart from the chain."""
-    return q.shape[0] * q.shape[2] <= 2 * multiprocessors(q.device)
+def _warps(q: Tensor) -> int:
+    """Warps of a chain: a few chains are quick one by one, many that share a multiprocessor are small."""
+    return 4 if q.shape[0] * q.shape[2] <= 2 * multiprocessors(q.device) else 2
 
 
 def _start(tensors: Tensors) -> list[Tensor]:
@@ -80,15 +79,11 @@ def _forward(
     eps: float, save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """out, and if ``save`` D of every token, W and b before every chunk (else empty)."""
-    out, saved = _like(q, save)
-    apart = save or _plan(q)
-    d, wc, bc = saved if save or not apart else _like(q, save=True)[1]
-    tiles = Tiles.of(q.shape[-1], tau.shape[0])
+    tiles, (out, saved) = Tiles.of(q.shape[-1], tau.shape[0]), _like(q, save=True)
     q, k, v, rho, tau, w, b, gamma, beta = _start((q, k, v, rho, tau, w, b, gamma, beta))
-    _chain(tiles, (q, k, v, rho, tau, gamma, beta), (w, w, b, w, w, w, w), (out, d, wc, bc), eps, apart, is_state=False)
-    if apart:
-        _answer(tiles, (q, k, rho, tau, gamma, beta, d, wc, bc, rho, out), eps, is_state=False)
-    return out, *saved
+    _chain(tiles, (q, k, v, rho, tau, gamma, beta), (w, w, b, w, w, w, w), (out, *saved), eps, is_state=False)
+    _answer(tiles, (q, k, rho, tau, gamma, beta, *saved, rho, out), eps, is_state=False)
+    return out, *(saved if save else _like(q, save=False)[1])
 
 
 @_forward.register_fake
@@ -108,16 +103,16 @@ def _like(q: Tensor, save: bool) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]
     return out, (q.new_empty(q.shape, dtype=dtype), wc, bc)
 
 
-def _chain(tiles: Tiles, inputs: Tensors, state: Tensors, outputs: Tensors, eps: float, save: bool, *, is_state: bool) -> None:
+def _chain(tiles: Tiles, inputs: Tensors, state: Tensors, outputs: Tensors, eps: float, *, is_state: bool) -> None:
     q = inputs[0]
     (batch, length, heads, _), operand = q.shape, triton_dtype(Operands.of(q).forward)
-    size = {"F": tiles.F, "BF": tiles.BF, "C": tiles.C, "BC": tiles.BC, "CHUNK": tiles.CHUNK if save else tiles.C}
-    switches = {"STATEFUL": is_state, "SPLIT": is_state and state[0].dtype == torch.float16, "ANSWER": not save, "SAVE": save}
+    size = {"F": tiles.F, "BF": tiles.BF, "C": tiles.C, "BC": tiles.BC, "CHUNK": tiles.CHUNK}
+    switches = {"STATEFUL": is_state, "SPLIT": is_state and state[0].dtype == torch.float16}
     even = tiles.are_even(length) and not is_state
     grid = (batch * heads,)
     chain[grid](
         *inputs, *state, *outputs, length, heads,
-        EPS=eps, **size, **switches, EVEN=even, OPERAND=operand, PRECISION=PRECISION, STAGES=2, num_warps=4,
+        EPS=eps, **size, **switches, EVEN=even, OPERAND=operand, PRECISION=PRECISION, STAGES=3, num_warps=_warps(q),
     )  # fmt: skip
 
 
@@ -203,13 +198,11 @@ def _prefill(
     w: Tensor, lo: list[Tensor], b: Tensor, slot_k: Tensor, slot_d: Tensor, slot_rho: Tensor, position: Tensor,
 ) -> Tensor:  # fmt: skip
     """out; the state moves by T tokens. ``lo``: the remainder of w, or nothing where w is float32."""
-    tiles, apart = Tiles.of(q.shape[-1], tau.shape[0]), _plan(q)
+    tiles, (out, saved) = Tiles.of(q.shape[-1], tau.shape[0]), _like(q, save=True)
     q, k, v, rho, tau, gamma, beta = _start((q, k, v, rho, tau, gamma, beta))
-    out, (d, wc, bc) = _like(q, save=apart)
     state = (w, lo[0] if lo else w, b, slot_k, slot_d, slot_rho, position)
-    _chain(tiles, (q, k, v, rho, tau, gamma, beta), state, (out, d, wc, bc), eps, apart, is_state=True)
-    if apart:
-        _answer(tiles, (q, k, rho, tau, gamma, beta, d, wc, bc, position, out), eps, is_state=True)
+    _chain(tiles, (q, k, v, rho, tau, gamma, beta), state, (out, *saved), eps, is_state=True)
+    _answer(tiles, (q, k, rho, tau, gamma, beta, *saved, position, out), eps, is_state=True)
     position += q.shape[1]
     return out
 
