@@ -47,6 +47,10 @@ class CheckFailed(RuntimeError):
     """A kernel computes something else than its reference."""
 
 
+class Broken(RuntimeError):
+    """An implementation raised an error of its own, the cause of this one, instead of computing."""
+
+
 class RoundedOperands(TorchDispatchMode):
     """Rounds the operands of float32 matrix products to ``dtype``, in backward too; products and sums stay float32."""
 
@@ -69,7 +73,8 @@ def poisoned() -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)  # its other effect; torch.utils.deterministic
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is not deterministic in torch is no concern here
+            # what is not deterministic in torch is no concern here
+            warnings.filterwarnings("ignore", message=".*deterministic")
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
@@ -208,17 +213,19 @@ class Trial:
 
         Raises:
             MissingImplementation: it cannot be imported here.
-            CheckFailed: its output has another shape or dtype.
-            Anything that it raises itself.
+            Broken: it raised an error; its output has another shape or dtype.
         """
         module, about, runner = self.op.load(impl), self.op.impls[impl], self.runner
-        with poisoned():
-            start = time.perf_counter()
-            found = runner.run(module, mode, about.is_ours)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            first_s = time.perf_counter() - start
-            again = runner.run(module, mode, about.is_ours)
+        try:
+            with poisoned():
+                start = time.perf_counter()
+                found = runner.run(module, mode, about.is_ours)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+                first_s = time.perf_counter() - start
+                again = runner.run(module, mode, about.is_ours)
+        except Exception as error:
+            raise Broken(f"{type(error).__name__}: {error}") from error
         truth, yardstick = self._expected(impl, mode)
         errors = tuple(self._error(name, found[name], truth[name], yardstick, about) for name in found)
         repeats = all(_same(found[name], again[name]) for name in found)

@@ -18,6 +18,7 @@ from torch.nn.functional import gelu
 
 from kernels import ttt_linear, ttt_mlp
 from kernels.ttt import InnerState, LayerNorm
+from kernels.ttt.flops import token_flops
 from kernels.ttt.reference import inner_loss
 from models import cost
 from models.cost import Convention, Cost, Phase, sequence_cost
@@ -166,18 +167,13 @@ class TTT(Mixer):
         A step costs the mean over a cycle of C steps, which is the same: the gradient of one token, one query row against C
         pairs (slots not yet filled count, shapes being static), and, in the last step of the cycle, the update from C pairs.
         The bias after a mini-batch is the last row of the answer's moved bias: no work of its own.
-
-        Of an inner layer I x O: K W, Q W, the update X'D and, above the first, D W'; with C tokens each, Q X', (..) D and
-        tril(eta) D.
         """
-        matmul = other = 0
-        c, f = self.mini_batch, self.head_dim
-        for n, weight in enumerate(self.inner_weights):
-            _, i, o = weight.shape
-            matmul += 2 * i * o * (4 if n else 3) + 2 * c * (i + 2 * o)
+        c, f, other = self.mini_batch, self.head_dim, 0
+        shapes = [(weight.shape[1], weight.shape[2]) for weight in self.inner_weights]
+        for n, (i, o) in enumerate(shapes):
             # bias of K W; eta * Q X'; three sums of the answer; gate * X, and W moved once in C tokens
             other += o + c + 3 * o + i + i * o // c
             other += (2 * cost.GELU + cost.GELU_GRADIENT + 1) * i if n else 0
         # target V - K and gradient of LN and loss; LN of the answer and its residual; eta = tau rho
         other += f + cost.norm_l2_gradient(f) + cost.layer_norm(f) + f + c
-        return matmul, other
+        return token_flops(shapes, c), other

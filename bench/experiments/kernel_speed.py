@@ -6,6 +6,7 @@ A shape is a layer of width heads x head_dim; the scans of Mamba work on twice t
 import importlib
 import math
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,7 +20,7 @@ from bench.config import ConfigError
 from bench.lab import Lab
 from bench.results import At, Coordinate, Row
 from bench.timing import captured, device_sample
-from kernels.check import CheckFailed, Runner, Trial, Verdict
+from kernels.check import Broken, CheckFailed, Runner, Trial, Verdict
 from kernels.op import Case, Inputs, MissingImplementation, Op, Pass, Stepping
 
 PASSES = ("fwd", "fwd_bwd", "step")
@@ -114,8 +115,9 @@ class Bench:
             verdict = trial.check(impl, mode)
         except MissingImplementation as error:
             yield from self._without(at, "missing", str(error), is_failure=about.is_ours)
-        except Exception as error:  # noqa: BLE001 (what a kernel raises is its result: told, kept, and the run fails by it)
-            yield from self._without(at, "broken", f"{type(error).__name__}: {error}")
+        except Broken as error:
+            traceback.print_exception(error.__cause__)
+            yield from self._without(at, "broken", str(error))
         else:
             yield from self._errors(at, verdict)
             if verdict.ok:

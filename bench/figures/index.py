@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -48,6 +48,8 @@ FIGURES: Mapping[str, Module] = {
     )
 }
 KERNEL_FIGURES: Mapping[str, Module] = {"kernel_speed": cast("Module", kernel_speed)}
+# Models that a figure should show, where they are not all of the tier's.
+EXPECTED: Mapping[str, Callable[[Data], Sequence[str]]] = {"inner_loss": inner_loss.expected_of, "kernel_speed": lambda _: ()}
 
 
 def draw_all(
@@ -86,9 +88,7 @@ def hash_of_rows(rows: pd.DataFrame) -> str:
 def _entry(name: str, module: Module, data: Data, files: Sequence[str], tiers: Mapping[str, str]) -> dict[str, Any]:
     """A figure's part of the index."""
     rows = module.rows(data)
-    missing = data.missing(
-        rows, inner_loss.expected_of(data) if name == "inner_loss" else () if name in KERNEL_FIGURES else None
-    )
+    missing = data.missing(rows, EXPECTED[name](data) if name in EXPECTED else None)
     return {
         "files": list(files),
         "status": "no_rows" if rows.empty else "partial" if missing else "drawn",

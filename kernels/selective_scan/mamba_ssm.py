@@ -1,5 +1,7 @@
 """The selective scan of mamba-ssm: CUDA for sequences, Triton for a step."""
 
+import functools
+
 import torch
 from jaxtyping import Float
 from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
@@ -53,9 +55,15 @@ def step(
     d: Float[Tensor, " E"],
     state: Float[Tensor, "B E N"],
 ) -> Float[Tensor, "B E"]:
-    """As the reference."""
-    y: Tensor = selective_state_update(state, u, dt, a, b, c, d)
+    """As the reference. mamba-ssm 2.3 fails without a bias of dt, so it is given one of zeros."""
+    y: Tensor = selective_state_update(state, u, dt, a, b, c, d, dt_bias=_no_bias(d.shape[0], d.device))
     return y
+
+
+@functools.cache
+def _no_bias(width: int, device: torch.device) -> Float[Tensor, " E"]:
+    """Made once, so that no step pays for it."""
+    return torch.zeros(width, device=device)
 
 
 def _native(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels import attention, selective_scan, ssd, ttt_linear, ttt_mlp
-from kernels.check import CheckFailed, RoundedOperands, Runner, Trial, Verdict, poisoned, relative_error
+from kernels.check import Broken, RoundedOperands, Runner, Trial, Verdict, poisoned, relative_error
 from kernels.op import Case, Impl, Op, Pass, Stepping
 from kernels.ttt import reference
 
@@ -102,7 +102,7 @@ def test_two_runs_that_differ_are_found(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_another_shape_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CheckFailed, match=r"the output is \(3, 36, 3, 8\), torch.float32 and should be \(3, 37, 3, 8\)"):
+    with pytest.raises(Broken, match=r"the output is \(3, 36, 3, 8\), torch.float32 and should be \(3, 37, 3, 8\)"):
         verdict_on(ttt_linear.OP, "fwd", monkeypatch, forward=lambda *args: reference.forward(*args)[:, 1:])
 
 

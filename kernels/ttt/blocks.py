@@ -1,6 +1,6 @@
-"""Pieces that the TTT kernels share: the gradient of LN and the inner loss, its own gradient, GELU, products.
+"""Pieces that the TTT kernels share: rounding, sums, LN, and the gradient of LN and the inner loss.
 
-Two habits make the chain of mini-batches short:
+Two habits keep the chain of mini-batches short (the formulas are those of kernels/ttt/reference.py):
 
 * *Centred weights.* LN ignores the mean of z = x W + b over its F outputs, and the gradient D of the loss by z has none. So W
   and b of the last inner layer are centred once, when they are loaded, and their mean over the outputs is put back when they
@@ -8,7 +8,8 @@ Two habits make the chain of mini-batches short:
 * *One round of sums.* With u = gamma^2 z_hat + shift, shift = gamma (beta - target), the sums over the F features that D needs
   are sums of z^2, gamma^2 z, gamma^2 z^2, shift z and shift: independent of one another, so one reduction deep.
 
-AXIS is the axis of features (0 where tiles are kept transposed), WIDTH their number; arguments [F] stand along it already.
+AXIS is the axis of features (0 where tiles are kept transposed), WIDTH their number. Tiles are features x tokens or tokens x
+features in float32; gamma, beta and what is made of them are broadcast along tokens.
 """
 
 import triton
@@ -63,17 +64,3 @@ def norm_l2_gradient(z, shift, gamma2, inside, AXIS: tl.constexpr, WIDTH: tl.con
 def layer_norm(z, gamma, beta, AXIS: tl.constexpr, WIDTH: tl.constexpr, EPS: tl.constexpr):
     """gamma z_hat + beta of centred z."""
     return z * tl.rsqrt(total(z * z, AXIS) / WIDTH + EPS) * gamma + beta
-
-
-@triton.jit
-def tanh(x):
-    """Hyperbolic tangent through the sigmoid, which every backend has."""
-    return 2 * tl.sigmoid(2 * x) - 1
-
-
-@triton.jit
-def gelu(z):
-    """GELU by tanh and its first derivative."""
-    t = tanh(0.7978845608028654 * (z + 0.044715 * z * z * z))
-    slope = 0.7978845608028654 * (1 + 0.134145 * z * z)
-    return 0.5 * z * (1 + t), 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * slope

@@ -9,6 +9,8 @@ import triton.language as tl
 from torch import Tensor
 
 INTERPRETED = triton.knobs.runtime.interpret
+CHUNK = 64
+"""Tokens between two weights that are kept."""
 MINI_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -33,7 +35,7 @@ class Tiles:
             raise ValueError(f"no kernel for mini-batches of {mini_batch} tokens, only {MINI_BATCHES}; choose impl: reference")
         if head_dim > largest:
             raise ValueError(f"no kernel for head dim {head_dim}, only up to {largest}; choose impl: reference")
-        return cls(head_dim, max(16, triton.next_power_of_2(head_dim)), mini_batch, max(16, mini_batch), 64)
+        return cls(head_dim, max(16, triton.next_power_of_2(head_dim)), mini_batch, max(16, mini_batch), CHUNK)
 
     def are_even(self, length: int) -> bool:
         """Whether ``length`` tokens fill all tiles, so that no load needs a mask."""

@@ -1,8 +1,4 @@
-"""What the TTT operations compute, on random inputs: gates and initial weights of the size that the paper starts from.
-
-FLOPs of a head and token: of an inner layer I x O the products K W, Q W, X'D and, above the first, D W'; with C tokens each,
-Q X', (..) D and tril(eta) D, as in models/ttt.py.
-"""
+"""What the TTT operations compute, on random inputs: gates and initial weights of the size that the paper starts from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.op import Case, Inputs, Stepping
+from kernels.ttt.flops import token_flops
 from kernels.ttt.state import InnerState, LayerNorm
 
 
@@ -84,10 +81,8 @@ class TTT(Stepping):
         return found
 
     def matmul_flops(self, case: Case) -> int:
-        f, c = case.head_dim, case.mini_batch
-        shapes = list(pairwise(f * e for e in self.expand))
-        token = sum(2 * i * o * (4 if n else 3) + 2 * c * (i + 2 * o) for n, (i, o) in enumerate(shapes))
-        return case.batch * case.context * case.heads * token
+        shapes = pairwise(case.head_dim * e for e in self.expand)
+        return case.batch * case.context * case.heads * token_flops(shapes, case.mini_batch)
 
     def step_bytes(self, case: Case) -> float:
         """W is read; of C slots (C - 1)/2 are read, one is written; once in C tokens W is written, its remainder too."""

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from kernels.ttt.launch import PRECISION, Operands, Tiles, multiprocessors, triton_dtype
+from kernels.ttt.flops import register_flops
+from kernels.ttt.launch import CHUNK, PRECISION, Operands, Tiles, multiprocessors, triton_dtype
 from kernels.ttt.state import InnerState, LayerNorm
 from kernels.ttt_linear import backward as grad
 from kernels.ttt_linear.chain import chain
@@ -79,28 +79,26 @@ def _forward(
     eps: float, save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """out, and if ``save`` D of every token, W and b before every chunk (else empty)."""
-    tiles, (out, saved) = Tiles.of(q.shape[-1], tau.shape[0]), _like(q, save=True)
+    tiles, out, left = Tiles.of(q.shape[-1], tau.shape[0]), q.new_empty(q.shape), _left_behind(q)
     q, k, v, rho, tau, w, b, gamma, beta = _start((q, k, v, rho, tau, w, b, gamma, beta))
-    _chain(tiles, (q, k, v, rho, tau, gamma, beta), (w, w, b, w, w, w, w), (out, *saved), eps, is_state=False)
-    _answer(tiles, (q, k, rho, tau, gamma, beta, *saved, rho, out), eps, is_state=False)
-    return out, *(saved if save else _like(q, save=False)[1])
+    _chain(tiles, (q, k, v, rho, tau, gamma, beta), (w, w, b, w, w, w, w), (out, *left), eps, is_state=False)
+    _answer(tiles, (q, k, rho, tau, gamma, beta, *left, rho, out), eps, is_state=False)
+    return out, *(left if save else _left_behind(q, chunks=0))
 
 
 @_forward.register_fake
 def _(*inputs: Any) -> Tensors:
-    out, saved = _like(inputs[0], save=inputs[-1])
-    return out, *saved
+    q, save = inputs[0], inputs[-1]
+    return q.new_empty(q.shape), *(_left_behind(q) if save else _left_behind(q, chunks=0))
 
 
-def _like(q: Tensor, save: bool) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+def _left_behind(q: Tensor, chunks: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """D of every token, W and b before every chunk; with no chunks, empty."""
     (batch, length, heads, head_dim), dtype = q.shape, Operands.of(q).forward
-    out = q.new_empty(q.shape)
-    if not save:
-        return out, (q.new_empty(0, dtype=dtype), q.new_empty(0, dtype=dtype), q.new_empty(0, dtype=torch.float32))
-    chunks = -(-length // 64)
+    chunks = -(-length // CHUNK) if chunks is None else chunks
     wc = q.new_empty(batch, chunks, heads, head_dim, head_dim, dtype=dtype)
     bc = q.new_empty(batch, chunks, heads, head_dim, dtype=torch.float32)
-    return out, (q.new_empty(q.shape, dtype=dtype), wc, bc)
+    return q.new_empty(q.shape if chunks else (0,), dtype=dtype), wc, bc
 
 
 def _chain(tiles: Tiles, inputs: Tensors, state: Tensors, outputs: Tensors, eps: float, *, is_state: bool) -> None:
@@ -198,11 +196,11 @@ def _prefill(
     w: Tensor, lo: list[Tensor], b: Tensor, slot_k: Tensor, slot_d: Tensor, slot_rho: Tensor, position: Tensor,
 ) -> Tensor:  # fmt: skip
     """out; the state moves by T tokens. ``lo``: the remainder of w, or nothing where w is float32."""
-    tiles, (out, saved) = Tiles.of(q.shape[-1], tau.shape[0]), _like(q, save=True)
+    tiles, out, left = Tiles.of(q.shape[-1], tau.shape[0]), q.new_empty(q.shape), _left_behind(q)
     q, k, v, rho, tau, gamma, beta = _start((q, k, v, rho, tau, gamma, beta))
     state = (w, lo[0] if lo else w, b, slot_k, slot_d, slot_rho, position)
-    _chain(tiles, (q, k, v, rho, tau, gamma, beta), state, (out, *saved), eps, is_state=True)
-    _answer(tiles, (q, k, rho, tau, gamma, beta, *saved, position, out), eps, is_state=True)
+    _chain(tiles, (q, k, v, rho, tau, gamma, beta), state, (out, *left), eps, is_state=True)
+    _answer(tiles, (q, k, rho, tau, gamma, beta, *left, position, out), eps, is_state=True)
     position += q.shape[1]
     return out
 
@@ -212,22 +210,4 @@ def _(q: Tensor, *_: Any) -> Tensor:
     return q.new_empty(q.shape)
 
 
-def flops(q: torch.Size, tau: torch.Size) -> int:
-    """Matrix-product FLOPs of the reference's forward (paper, appendix A): K W, Q W, K'D; Q K', (..) D and tril(eta) D."""
-    batch, length, heads, width = q
-    return batch * length * heads * (6 * width * width + 6 * tau[0] * width)
-
-
-@register_flop_formula(torch.ops.ttt_bench.ttt_linear_forward)
-def _(*shapes: torch.Size, **_: object) -> int:
-    return flops(shapes[0], shapes[4])
-
-
-@register_flop_formula(torch.ops.ttt_bench.ttt_linear_backward)
-def _(*shapes: torch.Size, **_: object) -> int:
-    return 2 * flops(shapes[1], shapes[5])
-
-
-@register_flop_formula(torch.ops.ttt_bench.ttt_linear_prefill)
-def _(*shapes: torch.Size, **_: object) -> int:
-    return flops(shapes[0], shapes[4])
+register_flops("ttt_linear", (1, 1))

@@ -7,9 +7,9 @@ Forward and prefill are one kernel, ``chain``. Where gradients will be asked for
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from kernels.ttt.launch import INTERPRETED, PRECISION, Operands, Tiles, triton_dtype
+from kernels.ttt.flops import register_flops
+from kernels.ttt.launch import CHUNK, INTERPRETED, PRECISION, Operands, Tiles, triton_dtype
 from kernels.ttt.state import InnerState, LayerNorm
 from kernels.ttt_mlp import backward as grad
 from kernels.ttt_mlp.chain import chain
@@ -112,7 +112,7 @@ def _(q: Tensor, *rest: object) -> list[Tensor]:
 
 def _like(q: Tensor, save: bool) -> tuple[Tensor, Tensors]:
     (batch, length, heads, head_dim), dtype = q.shape, Operands.of(q).forward
-    chunks, wide = -(-length // 64) if save else 0, 4 * head_dim
+    chunks, wide = -(-length // CHUNK) if save else 0, 4 * head_dim
     shapes = [(wide, head_dim), (wide, head_dim), (wide,), (head_dim,)]
     dtypes = [dtype, dtype, torch.float32, torch.float32]
     saved = tuple(q.new_empty(batch, chunks, heads, *s, dtype=d) for s, d in zip(shapes, dtypes, strict=True))
@@ -251,25 +251,4 @@ def _(q: Tensor, *_: object) -> Tensor:
     return q.new_empty(q.shape)
 
 
-def flops(q: torch.Size, tau: torch.Size) -> int:
-    """Matrix-product FLOPs of the reference's forward (paper, appendix A).
-
-    K W, Q W, X'D of either layer and D2 W2'; with C tokens each Q X', (..) D and tril(eta) D.
-    """
-    batch, length, heads, width = q
-    return batch * length * heads * (2 * 7 * 4 * width * width + 2 * tau[0] * (width + 8 * width + 4 * width + 2 * width))
-
-
-@register_flop_formula(torch.ops.ttt_bench.ttt_mlp_forward)
-def _(*shapes: torch.Size, **_: object) -> int:
-    return flops(shapes[0], shapes[4])
-
-
-@register_flop_formula(torch.ops.ttt_bench.ttt_mlp_backward)
-def _(*shapes: torch.Size, **_: object) -> int:
-    return 2 * flops(shapes[1], shapes[5])
-
-
-@register_flop_formula(torch.ops.ttt_bench.ttt_mlp_prefill)
-def _(*shapes: torch.Size, **_: object) -> int:
-    return flops(shapes[0], shapes[4])
+register_flops("ttt_mlp", (1, 4, 1))

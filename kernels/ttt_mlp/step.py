@@ -20,10 +20,11 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels.ttt.blocks import gelu, guarded, layer_norm, norm_l2_gradient
+from kernels.ttt.blocks import guarded, layer_norm, norm_l2_gradient
 from kernels.ttt.launch import PRECISION, Operands, Tiles
 from kernels.ttt.state import InnerState, LayerNorm
 from kernels.ttt_linear.step import commit, warps
+from kernels.ttt_mlp.gelu import gelu
 
 
 @triton.jit
@@ -73,7 +74,7 @@ def _token(
     beta = tl.load(beta_ptr + i_h * F + row, mask=here, other=0.0).to(tl.float32)
 
     w1 = w1.to(tl.float32)
-    x2, slope = gelu(tl.sum(w1 * k[:, None], 0) + bias1)
+    x2, slope = gelu(tl.sum(w1 * k[:, None], 0) + bias1, False)
     y = tl.sum(w1 * q[:, None], 0) + bias1
     z = tl.sum(w2.to(tl.float32) * x2[:, None], 0)[None, :] + bias2
     z = tl.where(here, z - tl.sum(z) / F, 0.0)
@@ -89,7 +90,7 @@ def _token(
 
     share = gates * (tl.sum(keys.to(tl.float32) * q, 1)[:, None] + 1)
     own = rho * (tl.sum(key.to(tl.float32) * q) + 1)
-    y, _ = gelu(y - tau * (tl.sum(share * grads1.to(tl.float32), 0) + own * d1.to(tl.float32)))
+    y, _ = gelu(y - tau * (tl.sum(share * grads1.to(tl.float32), 0) + own * d1.to(tl.float32)), False)
     share = gates * (tl.sum(hidden.to(tl.float32) * y[None, :], 1)[:, None] + 1)
     own = rho * (tl.sum(x2.to(tl.float32) * y) + 1)
     answer = tl.sum(w2.to(tl.float32) * y[:, None], 0)[None, :] + bias2
