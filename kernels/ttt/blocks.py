@@ -1,4 +1,4 @@
-"""Pieces that the TTT kernels share: rounding, sums, LN, and the gradient of LN and the inner loss.
+"""Pieces that the TTT kernels share: loads, rounding, sums, LN, and the gradient of LN and the inner loss.
 
 Two habits keep the chain of mini-batches short (the formulas are those of kernels/ttt/reference.py):
 
@@ -17,6 +17,21 @@ import triton.language as tl
 
 
 @triton.jit
+def read(ptr, mask, EVEN: tl.constexpr):
+    """Elements at ``ptr``, 0 where ``mask`` is false. EVEN: it never is, and costs nothing."""
+    return tl.load(ptr) if EVEN else tl.load(ptr, mask=mask, other=0.0)
+
+
+@triton.jit
+def write(ptr, x, mask, EVEN: tl.constexpr):
+    """Stores x, rounded to what ``ptr`` points to, where ``mask`` is true. EVEN: it always is."""
+    if EVEN:
+        tl.store(ptr, x.to(ptr.dtype.element_ty))
+    else:
+        tl.store(ptr, x.to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def guarded(x, dtype: tl.constexpr):
     """x rounded to the dtype of operands, saturated where float16 would overflow: what comes from outside, and D (1/std)."""
     y = x.to(dtype)
@@ -30,6 +45,29 @@ def guarded(x, dtype: tl.constexpr):
 def total(x, AXIS: tl.constexpr):
     """Sum over AXIS, which stays with length 1."""
     return tl.expand_dims(tl.sum(x, AXIS), AXIS)
+
+
+@triton.jit
+def _add2(a1, a2, b1, b2):
+    return a1 + b1, a2 + b2
+
+
+@triton.jit
+def totals2(x1, x2, AXIS: tl.constexpr):
+    """Two sums over AXIS, which stays with length 1, in one exchange between threads."""
+    s1, s2 = tl.reduce((x1, x2), AXIS, _add2)
+    return tl.expand_dims(s1, AXIS), tl.expand_dims(s2, AXIS)
+
+
+@triton.jit
+def _add3(a1, a2, a3, b1, b2, b3):
+    return a1 + b1, a2 + b2, a3 + b3
+
+
+@triton.jit
+def sums(x1, x2, x3, AXIS: tl.constexpr):
+    """Three sums over AXIS, which goes, in one exchange between threads."""
+    return tl.reduce((x1, x2, x3), AXIS, _add3)
 
 
 @triton.jit
@@ -50,14 +88,26 @@ def norm_l2_gradient(z, shift, gamma2, inside, AXIS: tl.constexpr, WIDTH: tl.con
 
     ``inside`` is 1 for features that exist and 0 for padding, where z, shift and gamma2 are 0.
     """
+    d, _, _, _, _, _ = norm_l2_gradient_and_means(z, shift, gamma2, inside, AXIS, WIDTH, EPS)
+    return d
+
+
+@triton.jit
+def norm_l2_gradient_and_means(z, shift, gamma2, inside, AXIS: tl.constexpr, WIDTH: tl.constexpr, EPS: tl.constexpr):
+    """D, and what its derivative by z needs: z_hat, 1/std, and the means of gamma^2 z_hat, u z_hat and gamma^2 z_hat^2.
+
+    u = gamma^2 z_hat + shift.
+    """
     z -= total(z, AXIS) * (1.0 / WIDTH) * inside
     gz = gamma2 * z
-    shifts = total(shift, AXIS)
+    shifts = total(shift, AXIS) * (1.0 / WIDTH)
     squares, pulls, curves, tilts = totals(z * z, gz, gz * z, shift * z, AXIS)
     r = tl.rsqrt(squares * (1.0 / WIDTH) + EPS)
-    mean = (r * pulls + shifts) * (1.0 / WIDTH)
-    along = r * (r * curves + tilts) * (r / WIDTH)
-    return r * (r * gz + shift - mean * inside - z * along)
+    scale = r * (1.0 / WIDTH)
+    pull, curve = scale * pulls, scale * r * curves
+    tilt = curve + scale * tilts
+    zh = r * z
+    return r * (r * gz + shift - (pull + shifts) * inside - zh * tilt), zh, r, pull, tilt, curve
 
 
 @triton.jit

@@ -7,25 +7,27 @@ the registers. Per mini-batch of C tokens, with the weights of its start (paper,
     Z' = W' K' + b        D = gradient of 1/2 |LN(Z) - (V - K)|^2 by Z        W' <- W' - (eta_C D)' K,   b <- b - sum eta_C D
 
 D of every token and W at the start of every chunk are stored, and ``kernels.ttt_linear.chunks`` answers the queries of all
-chunks at once: the chain is what takes the time, and an answer costs it half as much again as all else.
+chunks at once: the chain is what takes the time, and an answer costs it half as much again as all else. For a backward pass
+it leaves z_hat too, and the means that the derivative of D by Z needs: it has them, and who wants them later walks a chain.
 
-Bytes a token and head: K, V read, D written, 2 F each, W written, 2 F^2 / CHUNK. Operations: 2 products of 2 F^2.
+Bytes a token and head: K, V read, D and, SAVE, z_hat written, 2 F each, W written, 2 F^2 / CHUNK. Operations: 2 products of
+2 F^2.
 """
 
 import triton
 import triton.language as tl
 
-from kernels.ttt.blocks import guarded, layer_norm, norm_l2_gradient, total
+from kernels.ttt.blocks import guarded, layer_norm, norm_l2_gradient_and_means, read, total, write
 
 MIDDLE, FIRST, LAST = (tl.constexpr(n) for n in range(3))
 
 
 @triton.jit
 def _tile(
-    wT, bT, q_ptr, k_ptr, v_ptr, rho_ptr, out_ptr, d_ptr, slot_k_ptr, slot_d_ptr, slot_rho_ptr,
+    wT, bT, q_ptr, k_ptr, v_ptr, rho_ptr, out_ptr, d_ptr, zh_ptr, stats_ptr, slot_k_ptr, slot_d_ptr, slot_rho_ptr,
     gamma, beta, tau, tau_last, origin, begin, end, slots, H,
     EPS: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, MODE: tl.constexpr,
-    EVEN: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    EVEN: tl.constexpr, SAVE: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One mini-batch, its slot 0 at token ``origin``; tokens in [begin, end) are new. FIRST: ``slots`` pairs are open."""
     f, t = tl.arange(0, BF)[:, None], tl.arange(0, BC)[None, :]
@@ -35,14 +37,9 @@ def _tile(
         is_new &= t < C
     mask = is_new & (f < F)
     offset = at * (H * F) + f
-    if EVEN:
-        k = tl.load(k_ptr + offset)
-        v = tl.load(v_ptr + offset).to(tl.float32)
-        rho = tl.load(rho_ptr + at * H).to(tl.float32)
-    else:
-        k = tl.load(k_ptr + offset, mask=mask, other=0.0)
-        v = tl.load(v_ptr + offset, mask=mask, other=0.0).to(tl.float32)
-        rho = tl.load(rho_ptr + at * H, mask=is_new, other=0.0).to(tl.float32)
+    k = read(k_ptr + offset, mask, EVEN)
+    v = read(v_ptr + offset, mask, EVEN).to(tl.float32)
+    rho = read(rho_ptr + at * H, is_new, EVEN).to(tl.float32)
     kT = guarded(k, OPERAND)
     slot, is_open = t * F + f, t < slots
     if MODE == FIRST:
@@ -51,16 +48,20 @@ def _tile(
     w16 = wT.to(OPERAND)
     zT = tl.dot(w16, kT, bT, input_precision=PRECISION)
     shift = gamma * (beta - v + k.to(tl.float32))
-    dT = norm_l2_gradient(zT, shift, gamma * gamma, tl.where(f < F, 1.0, 0.0), 0, F, EPS)
+    inside = tl.where(f < F, 1.0, 0.0)
+    dT, zhT, r, pull, tilt, curve = norm_l2_gradient_and_means(zT, shift, gamma * gamma, inside, 0, F, EPS)
     d16 = guarded(dT, OPERAND)
     if MODE == FIRST:
         d16 = tl.where(is_open, tl.load(slot_d_ptr + slot, mask=is_open & (f < F), other=0.0).to(OPERAND), d16)
         dT = tl.where(is_open, d16.to(tl.float32), dT)
     if MODE == MIDDLE:
-        if EVEN:
-            tl.store(d_ptr + offset, d16)
-        else:
-            tl.store(d_ptr + offset, d16, mask=mask)
+        write(d_ptr + offset, d16, mask, EVEN)
+        if SAVE:
+            write(zh_ptr + offset, zhT, mask, EVEN)
+            stats = tl.join(tl.join(r, pull), tl.join(tilt, curve))
+            n = tl.arange(0, 4 * BC)[None, :]
+            here = origin + n // 4
+            write(stats_ptr + here * (4 * H) + n % 4, tl.reshape(stats, [1, 4 * BC]), (here < end) & (n < 4 * C), EVEN)
     else:
         is_kept = is_new & (origin + C > end) & (f < F)
         tl.store(slot_k_ptr + slot, kT.to(slot_k_ptr.dtype.element_ty), mask=is_kept)
@@ -86,17 +87,19 @@ def _tile(
 def chain(
     q_ptr, k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr,
     w_ptr, lo_ptr, b_ptr, slot_k_ptr, slot_d_ptr, slot_rho_ptr, position_ptr,
-    out_ptr, d_ptr, wc_ptr, bc_ptr,
+    out_ptr, d_ptr, wc_ptr, bc_ptr, zh_ptr, stats_ptr,
     T, H,
     EPS: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, CHUNK: tl.constexpr,
-    STATEFUL: tl.constexpr, SPLIT: tl.constexpr, EVEN: tl.constexpr,
+    STATEFUL: tl.constexpr, SPLIT: tl.constexpr, EVEN: tl.constexpr, SAVE: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Walks the mini-batches of one head of one sequence. Grid [B H].
 
     q, k, v, out, d [B, T, H, F]; rho [B, T, H]; w [H, F, F], b [H, F], or STATEFUL the state of a batch, moved in place. EVEN:
     T is whole chunks. Left behind: d, and before each chunk of CHUNK tokens wc [B, chunks, H, F, F] and bc [B, chunks, H, F],
-    centred. STATEFUL: chunks begin with the second mini-batch; the first one and the one left open are answered here.
+    centred. SAVE: also zh (z_hat) [B, T, H, F], and stats [B, T, H, 4]: 1/std of z and the means of gamma^2 z_hat, u z_hat and
+    gamma^2 z_hat^2, u = gamma^2 z_hat + gamma (beta - V + K). STATEFUL: chunks begin with the second mini-batch; the first one
+    and the one left open are answered here.
     """
     i_b, i_h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     f, c, t = tl.arange(0, BF)[:, None], tl.arange(0, BF)[None, :], tl.arange(0, BC)[None, :]
@@ -111,6 +114,8 @@ def chain(
     v_ptr += first * F
     out_ptr += first * F
     d_ptr += first * F
+    zh_ptr += first * F
+    stats_ptr += first * 4
     rho_ptr += first
     which = i_h.to(tl.int64)
     if STATEFUL:
@@ -132,9 +137,9 @@ def chain(
     if STATEFUL:
         slots = (tl.load(position_ptr + i_b) % C).to(tl.int32)
         wT, bT = _tile(
-            wT, bT, q_ptr, k_ptr, v_ptr, rho_ptr, out_ptr, d_ptr, slot_k_ptr, slot_d_ptr, slot_rho_ptr,
+            wT, bT, q_ptr, k_ptr, v_ptr, rho_ptr, out_ptr, d_ptr, zh_ptr, stats_ptr, slot_k_ptr, slot_d_ptr, slot_rho_ptr,
             gamma, beta, tau, tau_last, -slots, 0, T, slots, H,
-            EPS, F, BF, C, BC, FIRST, False, OPERAND, PRECISION,
+            EPS, F, BF, C, BC, FIRST, False, False, OPERAND, PRECISION,
         )  # fmt: skip
         begin, tiles = C - slots, (slots + T) // C - 1
     else:
@@ -147,16 +152,16 @@ def chain(
         tl.store(bc_ptr + i_w * F + f + t, bT, mask=(f < F) & (t == 0))
         for i in tl.static_range(CHUNK // C):
             wT, bT = _tile(
-                wT, bT, q_ptr, k_ptr, v_ptr, rho_ptr, out_ptr, d_ptr, slot_k_ptr, slot_d_ptr, slot_rho_ptr,
+                wT, bT, q_ptr, k_ptr, v_ptr, rho_ptr, out_ptr, d_ptr, zh_ptr, stats_ptr, slot_k_ptr, slot_d_ptr, slot_rho_ptr,
                 gamma, beta, tau, tau_last, begin + i_c * CHUNK + i * C, 0, middle_end, 0, H,
-                EPS, F, BF, C, BC, MIDDLE, EVEN, OPERAND, PRECISION,
+                EPS, F, BF, C, BC, MIDDLE, EVEN, SAVE, OPERAND, PRECISION,
             )  # fmt: skip
     if STATEFUL:
         if (tiles >= 0) & (begin + tiles * C < T):
             _tile(
-                wT, bT, q_ptr, k_ptr, v_ptr, rho_ptr, out_ptr, d_ptr, slot_k_ptr, slot_d_ptr, slot_rho_ptr,
+                wT, bT, q_ptr, k_ptr, v_ptr, rho_ptr, out_ptr, d_ptr, zh_ptr, stats_ptr, slot_k_ptr, slot_d_ptr, slot_rho_ptr,
                 gamma, beta, tau, tau_last, begin + tiles * C, 0, T, 0, H,
-                EPS, F, BF, C, BC, LAST, False, OPERAND, PRECISION,
+                EPS, F, BF, C, BC, LAST, False, False, OPERAND, PRECISION,
             )  # fmt: skip
         wT = tl.where(is_weight, wT + w_mean, 0.0)
         if SPLIT:

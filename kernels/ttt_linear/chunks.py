@@ -13,17 +13,16 @@ Bytes a token and head: Q, K, D read, out written, 2 F each, W 2 F^2 / CHUNK. Op
 import triton
 import triton.language as tl
 
-from kernels.ttt.blocks import guarded, layer_norm
+from kernels.ttt.blocks import guarded, layer_norm, read, write
 
 
 @triton.jit
 def token_factors(tau_ptr, C: tl.constexpr, CHUNK: tl.constexpr):
     """e / rho: tau_i for pairs of one mini-batch, tau_C for earlier ones; and which pairs are of one mini-batch. [i, j]."""
     i, j = tl.arange(0, CHUNK)[:, None], tl.arange(0, CHUNK)[None, :]
-    near = tl.load(tau_ptr + i % C).to(tl.float32)
-    far = tl.load(tau_ptr + C - 1).to(tl.float32)
+    near, far = tl.load(tau_ptr + i % C).to(tl.float32), tl.load(tau_ptr + C - 1).to(tl.float32)
     is_near = i // C == j // C
-    return tl.where(is_near, tl.where(j <= i, near, 0.0), tl.where(j < i, far, 0.0)), is_near
+    return tl.where(j <= i, tl.where(is_near, near, far), 0.0), is_near
 
 
 @triton.jit
@@ -31,7 +30,7 @@ def answer(
     q_ptr, k_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, d_ptr, wc_ptr, bc_ptr, position_ptr, out_ptr,
     T, H,
     EPS: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, C: tl.constexpr, CHUNK: tl.constexpr,
-    STATEFUL: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    STATEFUL: tl.constexpr, EVEN: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid [B chunks H]. Tensors as of ``chain``; STATEFUL: whole mini-batches but the first, which ``chain`` answered."""
     chunks = tl.cdiv(T, CHUNK)
@@ -47,17 +46,16 @@ def answer(
     at, is_chunk = origin + t, origin < end
     first = i_b * T * H + i_h
     offset, mask = (first + at[:, None] * H) * F + f, (at < end)[:, None] & (f < F)
-    q = tl.load(q_ptr + offset, mask=mask, other=0.0)
-    k = guarded(tl.load(k_ptr + offset, mask=mask, other=0.0), OPERAND)
-    d = tl.load(d_ptr + offset, mask=mask, other=0.0)
-    rho = tl.load(rho_ptr + first + at * H, mask=at < end, other=0.0).to(tl.float32)
-    w = tl.load(wc_ptr + i_w * F * F + c * F + f, mask=is_chunk & (c < F) & (f < F), other=0.0)
-    b = tl.load(bc_ptr + i_w * F + f, mask=is_chunk & (f < F), other=0.0)
-    gamma = tl.load(gamma_ptr + i_h * F + f, mask=f < F, other=0.0).to(tl.float32)
-    beta = tl.load(beta_ptr + i_h * F + f, mask=f < F, other=0.0).to(tl.float32)
+    q = read(q_ptr + offset, mask, EVEN)
+    k = read(k_ptr + offset, mask, EVEN)
+    d = read(d_ptr + offset, mask, EVEN)
+    rho = read(rho_ptr + first + at * H, at < end, EVEN).to(tl.float32)
+    w = read(wc_ptr + i_w * F * F + c * F + f, is_chunk & (c < F) & (f < F), EVEN)
+    b = read(bc_ptr + i_w * F + f, is_chunk & (f < F), EVEN)
+    gamma = read(gamma_ptr + i_h * F + f, f < F, EVEN).to(tl.float32)
+    beta = read(beta_ptr + i_h * F + f, f < F, EVEN).to(tl.float32)
     factors, _ = token_factors(tau_ptr, C, CHUNK)
-    q16 = guarded(q, OPERAND)
-    a = (tl.dot(q16, tl.trans(k), input_precision=PRECISION) + 1.0) * (factors * rho[None, :])
-    zb = tl.dot(q16, w, input_precision=PRECISION) + b - tl.dot(a.to(OPERAND), d, input_precision=PRECISION)
+    a = (tl.dot(q, tl.trans(k), input_precision=PRECISION) + 1.0) * (factors * rho[None, :])
+    zb = tl.dot(guarded(q, OPERAND), w, input_precision=PRECISION) + b - tl.dot(a.to(OPERAND), d, input_precision=PRECISION)
     out = q.to(tl.float32) + layer_norm(zb, gamma, beta, 1, F, EPS)
-    tl.store(out_ptr + offset, out.to(out_ptr.dtype.element_ty), mask=mask)
+    write(out_ptr + offset, out, mask, EVEN)

@@ -77,31 +77,37 @@ def _start(tensors: Tensors) -> list[Tensor]:
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, rho: Tensor, tau: Tensor, w: Tensor, b: Tensor, gamma: Tensor, beta: Tensor,
     eps: float, save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """out, and if ``save`` D of every token, W and b before every chunk (else empty)."""
-    tiles, out, left = Tiles.of(q.shape[-1], tau.shape[0]), q.new_empty(q.shape), _left_behind(q)
+) -> list[Tensor]:  # fmt: skip
+    """out, and if ``save`` what ``_left_behind`` tells (else empty)."""
+    tiles, out, left = Tiles.of(q.shape[-1], tau.shape[0]), q.new_empty(q.shape), _left_behind(q, save)
     q, k, v, rho, tau, w, b, gamma, beta = _start((q, k, v, rho, tau, w, b, gamma, beta))
-    _chain(tiles, (q, k, v, rho, tau, gamma, beta), (w, w, b, w, w, w, w), (out, *left), eps, is_state=False)
-    _answer(tiles, (q, k, rho, tau, gamma, beta, *left, rho, out), eps, is_state=False)
-    return out, *(left if save else _left_behind(q, chunks=0))
+    state = (w, w, b, w, w, w, w)
+    _chain(tiles, (q, k, v, rho, tau, gamma, beta), state, (out, *left), eps, is_state=False, save=save)
+    _answer(tiles, (q, k, rho, tau, gamma, beta, *left[:3], rho, out), eps, is_state=False)
+    return [out, *(left if save else _empty(left))]
 
 
 @_forward.register_fake
-def _(*inputs: Any) -> Tensors:
+def _(*inputs: Any) -> list[Tensor]:
     q, save = inputs[0], inputs[-1]
-    return q.new_empty(q.shape), *(_left_behind(q) if save else _left_behind(q, chunks=0))
+    left = _left_behind(q, save)
+    return [q.new_empty(q.shape), *(left if save else _empty(left))]
 
 
-def _left_behind(q: Tensor, chunks: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """D of every token, W and b before every chunk; with no chunks, empty."""
-    (batch, length, heads, head_dim), dtype = q.shape, Operands.of(q).forward
-    chunks = -(-length // CHUNK) if chunks is None else chunks
+def _left_behind(q: Tensor, save: bool) -> Tensors:
+    """D of every token, W and b before every chunk; if ``save``, z_hat of every token, and 1/std and means (else empty)."""
+    (batch, length, heads, head_dim), dtype, chunks = q.shape, Operands.of(q).forward, -(-q.shape[1] // CHUNK)
+    d, zh = (q.new_empty(batch, n, heads, head_dim, dtype=dtype) for n in (length, length * save))
     wc = q.new_empty(batch, chunks, heads, head_dim, head_dim, dtype=dtype)
     bc = q.new_empty(batch, chunks, heads, head_dim, dtype=torch.float32)
-    return q.new_empty(q.shape if chunks else (0,), dtype=dtype), wc, bc
+    return d, wc, bc, zh, q.new_empty(batch, length * save, heads, 4, dtype=torch.float32)
 
 
-def _chain(tiles: Tiles, inputs: Tensors, state: Tensors, outputs: Tensors, eps: float, *, is_state: bool) -> None:
+def _empty(tensors: Tensors) -> Tensors:
+    return tuple(x.new_empty(0) for x in tensors)
+
+
+def _chain(tiles: Tiles, inputs: Tensors, state: Tensors, outputs: Tensors, eps: float, *, is_state: bool, save: bool) -> None:
     q = inputs[0]
     (batch, length, heads, _), operand = q.shape, triton_dtype(Operands.of(q).forward)
     size = {"F": tiles.F, "BF": tiles.BF, "C": tiles.C, "BC": tiles.BC, "CHUNK": tiles.CHUNK}
@@ -110,7 +116,7 @@ def _chain(tiles: Tiles, inputs: Tensors, state: Tensors, outputs: Tensors, eps:
     grid = (batch * heads,)
     chain[grid](
         *inputs, *state, *outputs, length, heads,
-        EPS=eps, **size, **switches, EVEN=even, OPERAND=operand, PRECISION=PRECISION, STAGES=3, num_warps=_warps(q),
+        EPS=eps, **size, **switches, EVEN=even, SAVE=save, OPERAND=operand, PRECISION=PRECISION, STAGES=3, num_warps=_warps(q),
     )  # fmt: skip
 
 
@@ -120,6 +126,7 @@ def _answer(tiles: Tiles, tensors: Tensors, eps: float, is_state: bool) -> None:
     answer[(batch * -(-length // tiles.CHUNK) * heads,)](
         *tensors, length, heads,
         EPS=eps, F=tiles.F, BF=tiles.BF, C=tiles.C, CHUNK=tiles.CHUNK, STATEFUL=is_state,
+        EVEN=tiles.are_even(length) and not is_state,
         OPERAND=triton_dtype(Operands.of(q).forward), PRECISION=PRECISION, num_warps=4,
     )  # fmt: skip
 
@@ -127,7 +134,7 @@ def _answer(tiles: Tiles, tensors: Tensors, eps: float, is_state: bool) -> None:
 @torch.library.custom_op("ttt_bench::ttt_linear_backward", mutates_args=())
 def _backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, rho: Tensor, tau: Tensor, w: Tensor, b: Tensor, gamma: Tensor, beta: Tensor,
-    d: Tensor, wc: Tensor, bc: Tensor, eps: float,
+    d: Tensor, wc: Tensor, bc: Tensor, zh: Tensor, stats: Tensor, eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k, v, rho, tau, w, b, gamma, beta."""
     (batch, length, heads, head_dim), tiles = q.shape, Tiles.of(q.shape[-1], tau.shape[0])
@@ -135,36 +142,35 @@ def _backward(
     dtypes = [x.dtype for x in (rho, tau, w, b, gamma, beta)]
     dout, q, k, v, rho, tau, gamma, beta = _start((dout, q, k, v, rho, tau, gamma, beta))
     operands, chunks = Operands.of(q), wc.shape[1]
-    operand, gradient = triton_dtype(operands.forward), triton_dtype(operands.backward)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return q.new_empty(shape, dtype=dtype)
 
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     g, dz = (torch.empty_like(q, dtype=operands.backward) for _ in range(2))
-    zh = torch.empty_like(q, dtype=operands.forward)
-    stats, drho = empty(4, batch, length, heads), empty(batch, length, heads)
     m, dwc = (torch.empty_like(wc, dtype=operands.backward) for _ in range(2))
     mb, dbc, dgamma, dbeta = (torch.empty_like(bc) for _ in range(4))
-    dtau, dtau_last = empty(batch, chunks, heads, tiles.CHUNK), empty(batch, chunks, heads)
+    drho, dtau_last = empty(batch, length, heads), empty(batch, chunks, heads)
+    dtau = empty(batch, chunks, heads, 2, tiles.CHUNK)
     dw, db = empty(batch, heads, head_dim, head_dim), empty(batch, heads, head_dim)
-    size = {"F": tiles.F, "BF": tiles.BF, "C": tiles.C, "CHUNK": tiles.CHUNK, "GRAD": gradient, "PRECISION": PRECISION}
-    grid = (batch * chunks * heads,)
+    dgamma_inner, dbeta_inner = empty(batch, heads, head_dim), empty(batch, heads, head_dim)
+    size = {"F": tiles.F, "BF": tiles.BF, "C": tiles.C, "CHUNK": tiles.CHUNK, "EVEN": tiles.are_even(length)}
+    modes = {"GRAD": triton_dtype(operands.backward), "PRECISION": PRECISION}
+    grid, where = (batch * chunks * heads,), (length, heads)
     grad.queries[grid](
-        q, k, v, rho, tau, gamma, beta, d, wc, bc, dout, dq, dk, g, zh, stats, m, mb, drho, dtau, dgamma, dbeta,
-        length, heads, EPS=eps, OPERAND=operand, **size, num_warps=8,
+        q, k, rho, tau, gamma, d, wc, bc, dout, dq, dk, g, m, mb, drho, dtau, dgamma, dbeta, *where,
+        EPS=eps, OPERAND=triton_dtype(operands.forward), **size, **modes, num_warps=4,
     )  # fmt: skip
     grad.reverse[(batch * heads,)](
-        k, rho, tau, gamma, d, g, zh, stats, m, mb, dz, dv, dwc, dbc, dw, db,
-        length, heads, BC=tiles.BC, EVEN=tiles.are_even(length), STAGES=2, **size, num_warps=4,
+        k, v, rho, tau, gamma, beta, d, g, zh, stats, m, mb, dz, dv, dwc, dbc, dw, db, dgamma_inner, dbeta_inner, *where,
+        BC=tiles.BC, STAGES=2, **size, **modes, num_warps=4,
     )  # fmt: skip
-    grad.keys[grid](
-        k, v, rho, tau, gamma, beta, d, wc, zh, dz, dwc, dbc, dk, dv, drho, dtau_last, dgamma, dbeta,
-        length, heads, **size, num_warps=4,
-    )  # fmt: skip
-    dtau = dtau.unflatten(-1, (-1, tiles.C)).sum((0, 1, 2, 3))
-    dtau[-1] += dtau_last.sum()
-    found = [drho, dtau, dw.sum(0), db.sum(0), dgamma.sum((0, 1)), dbeta.sum((0, 1))]
+    grad.keys[grid](k, rho, tau, d, wc, dz, dv, dwc, dbc, dk, drho, dtau_last, *where, **size, **modes, num_warps=4)
+    slots, last = dtau.sum((0, 1, 2))
+    dtau = slots.unflatten(0, (-1, tiles.C)).sum(0)
+    dtau[-1] += last.sum() + dtau_last.sum()
+    dgamma, dbeta = dgamma.sum((0, 1)) + dgamma_inner.sum(0), dbeta.sum((0, 1)) + dbeta_inner.sum(0)
+    found = [drho, dtau, dw.sum(0), db.sum(0), dgamma, dbeta]
     found = [x.reshape(s).to(t) for x, s, t in zip(found, shapes, dtypes, strict=True)]
     return (dq, dk, dv, *found)
 
@@ -174,15 +180,15 @@ def _(dout: Tensor, *inputs: Any) -> Tensors:  # noqa: ARG001
     return tuple(x.new_empty(x.shape) for x in inputs[:9])
 
 
-def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], output: Tensors) -> None:
+def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], output: list[Tensor]) -> None:
     *tensors, eps, _ = inputs
     ctx.save_for_backward(*tensors, *output[1:])  # type: ignore[arg-type]
     ctx.eps = eps  # type: ignore[attr-defined]
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx: torch.autograd.function.FunctionCtx, dout: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    return (*_backward(dout, *ctx.saved_tensors, ctx.eps), None, None)  # type: ignore[attr-defined]
+def _gradients(ctx: torch.autograd.function.FunctionCtx, dout: list[Tensor]) -> tuple[Tensor | None, ...]:
+    return (*_backward(dout[0], *ctx.saved_tensors, ctx.eps), None, None)  # type: ignore[attr-defined]
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
@@ -196,11 +202,11 @@ def _prefill(
     w: Tensor, lo: list[Tensor], b: Tensor, slot_k: Tensor, slot_d: Tensor, slot_rho: Tensor, position: Tensor,
 ) -> Tensor:  # fmt: skip
     """out; the state moves by T tokens. ``lo``: the remainder of w, or nothing where w is float32."""
-    tiles, out, left = Tiles.of(q.shape[-1], tau.shape[0]), q.new_empty(q.shape), _left_behind(q)
+    tiles, out, left = Tiles.of(q.shape[-1], tau.shape[0]), q.new_empty(q.shape), _left_behind(q, save=False)
     q, k, v, rho, tau, gamma, beta = _start((q, k, v, rho, tau, gamma, beta))
     state = (w, lo[0] if lo else w, b, slot_k, slot_d, slot_rho, position)
-    _chain(tiles, (q, k, v, rho, tau, gamma, beta), state, (out, *left), eps, is_state=True)
-    _answer(tiles, (q, k, rho, tau, gamma, beta, *left, position, out), eps, is_state=True)
+    _chain(tiles, (q, k, v, rho, tau, gamma, beta), state, (out, *left), eps, is_state=True, save=False)
+    _answer(tiles, (q, k, rho, tau, gamma, beta, *left[:3], position, out), eps, is_state=True)
     position += q.shape[1]
     return out
 
