@@ -48,14 +48,14 @@ def total(x, AXIS: tl.constexpr):
 
 
 @triton.jit
-def _add2(a1, a2, b1, b2):
+def add2(a1, a2, b1, b2):
     return a1 + b1, a2 + b2
 
 
 @triton.jit
 def totals2(x1, x2, AXIS: tl.constexpr):
     """Two sums over AXIS, which stays with length 1, in one exchange between threads."""
-    s1, s2 = tl.reduce((x1, x2), AXIS, _add2)
+    s1, s2 = tl.reduce((x1, x2), AXIS, add2)
     return tl.expand_dims(s1, AXIS), tl.expand_dims(s2, AXIS)
 
 

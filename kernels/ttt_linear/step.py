@@ -21,7 +21,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels.ttt.blocks import guarded, layer_norm, norm_l2_gradient
+from kernels.ttt.blocks import guarded, layer_norm, norm_l2_gradient, totals2
 from kernels.ttt.launch import PRECISION, Operands, Tiles
 from kernels.ttt.state import InnerState, LayerNorm
 
@@ -39,7 +39,7 @@ def commit(
     bias = tl.load(bias_ptr + o, mask=o < OUTER, other=0.0)
     tl.store(bias_ptr + o, bias - tl.sum(d, 0)[None, :], mask=o < OUTER)
     d = guarded(d, grads_ptr.dtype.element_ty)
-    for start in range(0, INNER, ROWS):
+    for start in tl.range(0, INNER, ROWS, num_stages=3):
         i = start + tl.arange(0, ROWS)[:, None]
         x = tl.load(inputs_ptr + j[None, :] * INNER + i, mask=(j[None, :] < C) & (i < INNER), other=0.0)
         at, inside = i * OUTER + o, (i < INNER) & (o < OUTER)
@@ -87,8 +87,9 @@ def _token(
     gamma = tl.load(gamma_ptr + i_h * F + row, mask=here, other=0.0).to(tl.float32)
     beta = tl.load(beta_ptr + i_h * F + row, mask=here, other=0.0).to(tl.float32)
 
-    z = tl.sum(w * k[:, None], 0)[None, :] + bias
-    answer = tl.sum(w * q[:, None], 0)[None, :] + bias
+    z, answer = totals2(w * k[:, None], w * q[:, None], 0)
+    z += bias
+    answer += bias
     k, q = k[None, :], q[None, :]
     z = tl.where(here, z - tl.sum(z) / F, 0.0)
     d = norm_l2_gradient(z, gamma * (beta - v + k), gamma * gamma, tl.where(here, 1.0, 0.0), 1, F, EPS)

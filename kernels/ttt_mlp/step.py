@@ -20,7 +20,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels.ttt.blocks import guarded, layer_norm, norm_l2_gradient
+from kernels.ttt.blocks import add2, guarded, layer_norm, norm_l2_gradient
 from kernels.ttt.launch import PRECISION, Operands, Tiles
 from kernels.ttt.state import InnerState, LayerNorm
 from kernels.ttt_linear.step import commit, warps
@@ -74,8 +74,9 @@ def _token(
     beta = tl.load(beta_ptr + i_h * F + row, mask=here, other=0.0).to(tl.float32)
 
     w1 = w1.to(tl.float32)
-    x2, slope = gelu(tl.sum(w1 * k[:, None], 0) + bias1, False)
-    y = tl.sum(w1 * q[:, None], 0) + bias1
+    x2, y = tl.reduce((w1 * k[:, None], w1 * q[:, None]), 0, add2)
+    x2, slope = gelu(x2 + bias1, False)
+    y += bias1
     z = tl.sum(w2.to(tl.float32) * x2[:, None], 0)[None, :] + bias2
     z = tl.where(here, z - tl.sum(z) / F, 0.0)
     k, q = k[None, :], q[None, :]
