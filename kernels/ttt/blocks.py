@@ -49,6 +49,7 @@ def total(x, AXIS: tl.constexpr):
 
 @triton.jit
 def add2(a1, a2, b1, b2):
+    """Combines two sums at once, for tl.reduce."""
     return a1 + b1, a2 + b2
 
 
