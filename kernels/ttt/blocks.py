@@ -6,7 +6,8 @@ Two habits keep the chain of mini-batches short (the formulas are those of kerne
   and b of the last inner layer are centred once, when they are loaded, and their mean over the outputs is put back when they
   are stored. Only D takes the mean of z away, which rounding leaves: without that a mean would feed its own growth.
 * *One round of sums.* With u = gamma^2 z_hat + shift, shift = gamma (beta - target), the sums over the F features that D needs
-  are sums of z^2, gamma^2 z, gamma^2 z^2, shift z and shift: independent of one another, so one reduction deep.
+  are sums of z, z^2, gamma^2 z, gamma^2 z^2, shift z and shift: independent of one another, so one reduction deep. What they
+  would be without the mean of z follows from it and from sums of gamma^2 and shift.
 
 AXIS is the axis of features (0 where tiles are kept transposed), WIDTH their number. Tiles are features x tokens or tokens x
 features in float32; gamma, beta and what is made of them are broadcast along tokens.
@@ -84,6 +85,19 @@ def totals(x1, x2, x3, x4, AXIS: tl.constexpr):
 
 
 @triton.jit
+def _add5(a1, a2, a3, a4, a5, b1, b2, b3, b4, b5):
+    return a1 + b1, a2 + b2, a3 + b3, a4 + b4, a5 + b5
+
+
+@triton.jit
+def totals5(x1, x2, x3, x4, x5, AXIS: tl.constexpr):
+    """``totals`` of five."""
+    s1, s2, s3, s4, s5 = tl.reduce((x1, x2, x3, x4, x5), AXIS, _add5)
+    s1, s2, s3 = tl.expand_dims(s1, AXIS), tl.expand_dims(s2, AXIS), tl.expand_dims(s3, AXIS)
+    return s1, s2, s3, tl.expand_dims(s4, AXIS), tl.expand_dims(s5, AXIS)
+
+
+@triton.jit
 def norm_l2_gradient(z, shift, gamma2, inside, AXIS: tl.constexpr, WIDTH: tl.constexpr, EPS: tl.constexpr):
     """D = gradient of 1/2 |LN(z) - target|^2 by z, for z of centred weights; shift = gamma (beta - target), gamma2 = gamma^2.
 
@@ -99,16 +113,16 @@ def norm_l2_gradient_and_means(z, shift, gamma2, inside, AXIS: tl.constexpr, WID
 
     u = gamma^2 z_hat + shift.
     """
-    z -= total(z, AXIS) * (1.0 / WIDTH) * inside
-    gz = gamma2 * z
-    shifts = total(shift, AXIS) * (1.0 / WIDTH)
-    squares, pulls, curves, tilts = totals(z * z, gz, gz * z, shift * z, AXIS)
-    r = tl.rsqrt(squares * (1.0 / WIDTH) + EPS)
+    gz, gains, shifts = gamma2 * z, total(gamma2, AXIS), total(shift, AXIS) * (1.0 / WIDTH)
+    zs, squares, pulls, curves, tilts = totals5(z, z * z, gz, gz * z, shift * z, AXIS)
+    m = zs * (1.0 / WIDTH)
+    z -= m * inside
+    r = tl.rsqrt(squares * (1.0 / WIDTH) - m * m + EPS)
     scale = r * (1.0 / WIDTH)
-    pull, curve = scale * pulls, scale * r * curves
-    tilt = curve + scale * tilts
+    pull, curve = scale * (pulls - m * gains), scale * r * (curves - m * (2 * pulls - m * gains))
+    tilt = curve + scale * tilts - r * m * shifts
     zh = r * z
-    return r * (r * gz + shift - (pull + shifts) * inside - zh * tilt), zh, r, pull, tilt, curve
+    return r * (gamma2 * zh + shift - (pull + shifts) * inside - zh * tilt), zh, r, pull, tilt, curve
 
 
 @triton.jit

@@ -91,7 +91,6 @@ def _token(
     z += bias
     answer += bias
     k, q = k[None, :], q[None, :]
-    z = tl.where(here, z - tl.sum(z) / F, 0.0)
     d = norm_l2_gradient(z, gamma * (beta - v + k), gamma * gamma, tl.where(here, 1.0, 0.0), 1, F, EPS)
     key, grad = guarded(k, keys_ptr.dtype.element_ty), guarded(d, grads_ptr.dtype.element_ty)
     tl.store(keys_ptr + slot * F + row, key, mask=here)

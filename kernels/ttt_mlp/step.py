@@ -78,7 +78,6 @@ def _token(
     x2, slope = gelu(x2 + bias1, False)
     y += bias1
     z = tl.sum(w2.to(tl.float32) * x2[:, None], 0)[None, :] + bias2
-    z = tl.where(here, z - tl.sum(z) / F, 0.0)
     k, q = k[None, :], q[None, :]
     d2 = norm_l2_gradient(z, gamma * (beta - v + k), gamma * gamma, tl.where(here, 1.0, 0.0), 1, F, EPS)
     d1 = tl.sum(w2.to(tl.float32) * d2, 1) * slope
