@@ -1,9 +1,11 @@
 """Wall-clock samples of a function: warm-up apart, every sample kept, the device's queue drained at both ends."""
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 # What device_sample writes between calls: many times a GPU's caches, a third of a millisecond.
 FLUSHED_BYTES = 1 << 30
@@ -82,6 +84,23 @@ def _between_events(
         end.record()
     torch.cuda.synchronize(written.device)
     return tuple(start.elapsed_time(end) / 1e3 for start, end in events)
+
+
+def kernel_seconds(call: Callable[[], object], device: torch.device, repeats: int = 5) -> Mapping[str, float]:
+    """Seconds that a call spends in each kernel on a CUDA device, launches of one name added up; mean of ``repeats`` calls.
+
+    What is not a function of a plain name, as Triton's are, is torch's own: ``torch``. Where kernels run beside one another their
+    times add up to more than the call takes.
+    """
+    torch.cuda.synchronize(device)
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        for _ in range(repeats):
+            call()
+        torch.cuda.synchronize(device)
+    found: Counter[str] = Counter()
+    for event in profiled.key_averages():
+        found[event.key if event.key.isidentifier() else "torch"] += event.self_device_time_total
+    return {name: microseconds / 1e6 / repeats for name, microseconds in found.items() if microseconds}
 
 
 def captured(call: Callable[[], object], device: torch.device) -> Callable[[], object]:

@@ -19,7 +19,7 @@ from bench.build import DTYPES, Prepared
 from bench.config import ConfigError
 from bench.lab import Lab
 from bench.results import At, Coordinate, Row
-from bench.timing import captured, device_sample
+from bench.timing import captured, device_sample, kernel_seconds
 from kernels.check import Broken, CheckFailed, Runner, Trial, Verdict
 from kernels.op import Case, Inputs, MissingImplementation, Op, Pass, Stepping
 
@@ -146,6 +146,9 @@ class Bench:
         call = partial(_forward if mode == "fwd" else _backward, trial.runner, module)
         if self.lab.device.type == "cuda":
             yield from self._new("peak_memory", _peak_bytes(call, self.lab.device), "byte", at)
+            if trial.op.impls[str(at["impl"])].is_ours:
+                for kernel, seconds in kernel_seconds(call, self.lab.device).items():
+                    yield from self._new("kernel_time", seconds, "s", {**at, "kernel": kernel})
         yield from self._latency(trial, mode, at, device_sample(call, self.lab.device, **self.sampling))
 
     def _steps(self, trial: Trial, module: ModuleType, mode: Pass, at: At) -> Iterator[Row]:

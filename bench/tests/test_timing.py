@@ -6,7 +6,7 @@ from itertools import cycle
 import pytest
 import torch
 
-from bench.timing import captured, device_sample, sample
+from bench.timing import captured, device_sample, kernel_seconds, sample
 
 CPU = torch.device("cpu")
 
@@ -82,3 +82,13 @@ def test_a_gpu_is_timed_by_its_own_clock_and_a_graph_does_what_the_call_does() -
     before = total.item()
     replay()
     assert total.item() == before + 1
+
+
+@pytest.mark.gpu
+def test_the_time_of_a_call_is_told_by_kernel() -> None:
+    """A copy of 2 GB and a fill, five calls each: as long as one call takes, all of it torch's."""
+    cuda = torch.device("cuda")
+    source = torch.ones(1 << 30, device=cuda, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    found = kernel_seconds(lambda: target.copy_(source).add_(1), cuda)
+    assert set(found) == {"torch"} and 2**32 / 20e12 < found["torch"] < 2**32 / 0.1e12
