@@ -45,6 +45,19 @@ def totals(x1, x2, x3, x4, AXIS: tl.constexpr):
 
 
 @triton.jit
+def _add5(a1, a2, a3, a4, a5, b1, b2, b3, b4, b5):
+    return a1 + b1, a2 + b2, a3 + b3, a4 + b4, a5 + b5
+
+
+@triton.jit
+def totals5(x1, x2, x3, x4, x5, AXIS: tl.constexpr):
+    """``totals`` of five."""
+    s1, s2, s3, s4, s5 = tl.reduce((x1, x2, x3, x4, x5), AXIS, _add5)
+    s1, s2, s3 = tl.expand_dims(s1, AXIS), tl.expand_dims(s2, AXIS), tl.expand_dims(s3, AXIS)
+    return s1, s2, s3, tl.expand_dims(s4, AXIS), tl.expand_dims(s5, AXIS)
+
+
+@triton.jit
 def norm_l2_gradient(z, shift, gamma2, inside, AXIS: tl.constexpr, WIDTH: tl.constexpr, EPS: tl.constexpr):
     """D = gradient of 1/2 |LN(z) - target|^2 by z, for z of centred weights; shift = gamma (beta - target), gamma2 = gamma^2.
 

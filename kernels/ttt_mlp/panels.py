@@ -27,10 +27,10 @@ PANELS = 4
 
 @dataclass(frozen=True)
 class Scratch:
-    """What the kernels of one panel leave to one another: shapes in ``kernels.ttt_mlp.backward``, with [B, L, H] first."""
+    """What the kernels of one panel leave to one another; shapes in ``kernels.ttt_mlp.backward``."""
 
     replayed: Tensors
-    """x2, slope, bend, d1, d2, zh, stats, w2m"""
+    """x2, x2 as operand of gradients, slope, bend, d1, d2, zh, stats, w2m"""
     queried: Tensors
     """g1 (later dz1), gx, g2, m1, m2, mb1, mb2"""
     reversed: Tensors
@@ -45,13 +45,13 @@ class Scratch:
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return q.new_empty(batch, shape[0], heads, *shape[1:], dtype=dtype)
 
-        x2, slope, d1 = (empty(tokens, wide, dtype=operands.forward) for _ in range(3))
+        x2, slope, d1 = (empty(panel, wide, tiles.CHUNK, dtype=operands.forward) for _ in range(3))
         d2, zh = (empty(tokens, narrow, dtype=operands.forward) for _ in range(2))
-        bend, g1, gx = (empty(tokens, wide, dtype=operands.backward) for _ in range(3))
+        x2g, bend, g1, gx = (empty(panel, wide, tiles.CHUNK, dtype=operands.backward) for _ in range(4))
         g2, w2m = (empty(*s, dtype=operands.backward) for s in ((tokens, narrow), (tokens // tiles.C, wide, narrow)))
         m1, m2, dw1c = (empty(panel, wide, narrow, dtype=operands.backward) for _ in range(3))
         mb1, mb2, db1c = empty(panel, wide), empty(panel, narrow), empty(panel, wide)
-        replayed = (x2, slope, bend, d1, d2, zh, empty(tokens, 4), w2m)
+        replayed = (x2, x2g, slope, bend, d1, d2, zh, empty(tokens, 4), w2m)
         return cls(replayed, (g1, gx, g2, m1, m2, mb1, mb2), (empty(tokens), dw1c, db1c))
 
 
@@ -104,24 +104,25 @@ class Backward:
     def _enter(self, panel: Panel) -> None:
         q, k, v, rho, tau = self.views
         grid, where, scratch = self._grid(panel), self._where(panel), panel.scratch
-        x2, _, _, d1, d2, *_ = scratch.replayed
+        x2, x2g, _, _, d1, d2, *_ = scratch.replayed
         grad.replay[grid](
             k, v, rho, tau, *self.norm, *self.weights, *scratch.replayed, *where,
             EPS=self.eps, BC=self.tiles.BC, **sizes(self.tiles), **modes(q), num_warps=warps(self.tiles), num_stages=2,
         )  # fmt: skip
         grad.queries[grid](
-            q, k, rho, tau, self.norm[0], *self.weights, self.dout, x2, d1, d2, *self.dviews[:2], *scratch.queried,
-            *self.shares[:2], *self.dnorm, *where,
-            EPS=self.eps, BN=self._hidden, **sizes(self.tiles), **modes(q), GRAD=self._modes["GRAD"], num_warps=4, num_stages=2,
+            q, k, rho, tau, self.norm[0], *self.weights, self.dout, x2, x2g, d1, d2, *self.dviews[:2],
+            *scratch.queried, *self.shares[:2], *self.dnorm, *where,
+            EPS=self.eps, BN=self._hidden, **sizes(self.tiles), **modes(q), GRAD=self._modes["GRAD"],
+            num_warps=warps(self.tiles), num_stages=2,
         )  # fmt: skip
 
     def _reverse(self, panel: Panel) -> None:
         (q, k, _, rho, tau), tiles = self.views, self.tiles
         batch, length, heads, _ = q.shape
-        x2, slope, bend, _, *others = panel.scratch.replayed
+        _, x2g, slope, bend, _, *others = panel.scratch.replayed
         stages = 2 if Operands.of(q).forward.itemsize == 2 and tiles.BC <= 32 else 1
         grad.reverse[(batch * heads,)](
-            k, rho, tau, self.norm[0], x2, slope, bend, *others, *panel.scratch.queried,
+            k, rho, tau, self.norm[0], x2g, slope, bend, *others, *panel.scratch.queried,
             panel.scratch.queried[0], self.dviews[2], *panel.scratch.reversed, *self.dstart,
             length, heads, panel.size, panel.first,
             BC=tiles.BC, STAGES=stages, **sizes(tiles), **self._modes, num_warps=warps(tiles),
@@ -129,7 +130,7 @@ class Backward:
 
     def _leave(self, wait: Callable[[], None], panel: Panel) -> None:
         (_, k, v, rho, tau), (_, dk, dv), (drho, _, dtau_last) = self.views, self.dviews, self.shares
-        _, _, _, d1, _, zh, *_ = panel.scratch.replayed
+        _, _, _, _, d1, _, zh, *_ = panel.scratch.replayed
         wait()
         grad.keys[self._grid(panel)](
             k, v, rho, tau, *self.norm, self.weights[0], d1, zh, panel.scratch.queried[0], *panel.scratch.reversed,
@@ -157,5 +158,5 @@ class Backward:
 def panel_chunks(tiles: Tiles, q: Tensor, chunks: int) -> int:
     """Chunks of a panel, of which a sequence has ``chunks``."""
     (batch, _, heads, width), wide, item = q.shape, 4 * tiles.F, Operands.of(q).forward.itemsize
-    token = 6 * wide + 3 * width + wide * width / tiles.C + 3 * wide * width / tiles.CHUNK
+    token = 7 * wide + 3 * width + wide * width / tiles.C + 3 * wide * width / tiles.CHUNK
     return min(-(-chunks // PANELS), max(1, int(PANEL_BYTES // (2 * batch * heads * tiles.CHUNK * token * item))))
