@@ -125,83 +125,83 @@ def queries(
     """
     i_h, i_c = tl.program_id(0) % H, tl.program_id(0) // H % panel
     i_b, i_l = (tl.program_id(0) // H // panel).to(tl.int64), tl.program_id(0).to(tl.int64)
-    t, f, n = tl.arange(0, CHUNK), tl.arange(0, F)[None, :], tl.arange(0, BN)
+    t, f, n = tl.arange(0, CHUNK), tl.arange(0, F), tl.arange(0, BN)[:, None]
     here = i_c * CHUNK + t
     at = first_chunk * CHUNK + here
     is_token = at < T
-    mask = is_token[:, None]
+    mask = is_token[None, :]
     rows, inner = (i_b * T + at) * H + i_h, (i_b * (panel * CHUNK) + here) * H + i_h
-    offset, hidden = rows[:, None] * F + f, (i_l * N + n[:, None]) * CHUNK + t[None, :]
+    offset, hidden = rows[None, :] * F + f[:, None], (i_l * N + n) * CHUNK + t[None, :]
     i_w = (i_b * chunks + first_chunk + i_c) * H + i_h
     k = guarded(tl.load(k_ptr + offset, mask=mask, other=0.0), OPERAND)
     q = guarded(tl.load(q_ptr + offset, mask=mask, other=0.0), OPERAND)
-    d2 = tl.load(d2_ptr + inner[:, None] * F + f, mask=mask, other=0.0)
-    rho = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32)
+    d2 = tl.load(d2_ptr + inner[:, None] * F + f[None, :], mask=is_token[:, None], other=0.0)
+    rho = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32)[:, None]
     factors, is_near = token_factors(tau_ptr, C, CHUNK)
-    weight = w1c_ptr + i_w * F * N + n[:, None] * F + f
-    weight2 = w2c_ptr + i_w * F * N + n[:, None] * F + f
+    factors, is_near = tl.trans(factors), tl.trans(is_near)
+    weight, matrix = i_w * F * N + n * F + f[None, :], (i_l * N + n) * F + f[None, :]
 
-    p1 = tl.dot(q, tl.trans(k), input_precision=PRECISION) + 1.0
-    a1 = (p1 * (factors * (rho * -SCALE)[None, :])).to(OPERAND)
-    zb2, p2 = tl.zeros([CHUNK, F], tl.float32), tl.full([CHUNK, CHUNK], 1.0, tl.float32)
+    p1 = tl.dot(tl.trans(k), q, input_precision=PRECISION) + 1.0
+    a1 = (p1 * (factors * (rho * -SCALE))).to(OPERAND)
+    zb2, p2 = tl.zeros([F, CHUNK], tl.float32), tl.full([CHUNK, CHUNK], 1.0, tl.float32)
     for i in range(0, N, BN):
-        x2, d1 = tl.load(x2_ptr + hidden + i * CHUNK), tl.load(d1_ptr + hidden + i * CHUNK)
         b1 = tl.load(b1c_ptr + i_w * N + i + n)
-        zb1 = tl.dot(q, tl.trans(tl.load(weight + i * F)), input_precision=PRECISION) + b1[None, :]
-        xb2, _ = gelu(tl.dot(a1, tl.trans(d1), zb1, input_precision=PRECISION), FAST)
+        zb1 = tl.dot(tl.load(w1c_ptr + weight + i * F), q, input_precision=PRECISION) + b1
+        xb2, _ = gelu(tl.dot(tl.load(d1_ptr + hidden + i * CHUNK), a1, zb1, input_precision=PRECISION), FAST)
         xb2 = xb2.to(OPERAND)
-        zb2 = tl.dot(xb2, tl.load(weight2 + i * F), zb2, input_precision=PRECISION)
-        p2 = tl.dot(xb2, x2, p2, input_precision=PRECISION)
-    a2 = p2 * (factors * rho[None, :])
-    zb2 = tl.dot((a2 * -SCALE).to(OPERAND), d2, zb2, input_precision=PRECISION) + tl.load(b2c_ptr + i_w * F + f)
-    r = tl.rsqrt(total(zb2 * zb2, 1) / F + EPS)
+        zb2 = tl.dot(tl.trans(tl.load(w2c_ptr + weight + i * F)), xb2, zb2, input_precision=PRECISION)
+        p2 = tl.dot(tl.trans(tl.load(x2_ptr + hidden + i * CHUNK)), xb2, p2, input_precision=PRECISION)
+    a2 = p2 * (factors * rho)
+    zb2 = tl.dot(tl.trans(d2), (a2 * -SCALE).to(OPERAND), zb2, input_precision=PRECISION)
+    zb2 += tl.load(b2c_ptr + i_w * F + f)[:, None]
+    r = tl.rsqrt(total(zb2 * zb2, 0) / F + EPS)
     zb2 *= r
     dout = tl.load(dout_ptr + offset, mask=mask, other=0.0).to(tl.float32)
-    tl.store(dgamma_ptr + i_w * F + f, total(dout * zb2, 0))
-    tl.store(dbeta_ptr + i_w * F + f, total(dout, 0))
-    dy = dout * tl.load(gamma_ptr + i_h * F + f).to(tl.float32)
-    dzb2 = r * (dy - total(dy, 1) / F - zb2 * (total(dy * zb2, 1) / F))
-    tl.store(mb2_ptr + i_l * F + f, total(dzb2, 0))
+    tl.store(dgamma_ptr + i_w * F + f, tl.sum(dout * zb2, 1))
+    tl.store(dbeta_ptr + i_w * F + f, tl.sum(dout, 1))
+    dy = dout * tl.load(gamma_ptr + i_h * F + f).to(tl.float32)[:, None]
+    dzb2 = r * (dy - total(dy, 0) / F - zb2 * (total(dy * zb2, 0) / F))
+    tl.store(mb2_ptr + i_l * F + f, tl.sum(dzb2, 1))
     dzb2 = dzb2.to(GRAD)
-    da2 = -tl.dot(dzb2, tl.trans((d2.to(tl.float32) * SCALE).to(GRAD)), input_precision=PRECISION)
-    pulls, s2 = da2 * p2, (da2 * (factors * rho[None, :])).to(GRAD)
-    g2 = tl.dot(tl.trans((-a2).to(GRAD)), dzb2, input_precision=PRECISION)
-    tl.store(g2_ptr + inner[:, None] * F + f, g2.to(GRAD), mask=mask)
+    da2 = -tl.dot((d2.to(tl.float32) * SCALE).to(GRAD), dzb2, input_precision=PRECISION)
+    pulls, s2 = da2 * p2, (da2 * (factors * rho)).to(GRAD)
+    g2 = tl.dot((-a2).to(GRAD), tl.trans(dzb2), input_precision=PRECISION)
+    tl.store(g2_ptr + inner[:, None] * F + f[None, :], g2.to(GRAD), mask=is_token[:, None])
 
     da1, dq = tl.zeros([CHUNK, CHUNK], tl.float32), dout
     for i in range(0, N, BN):
-        x2, d1 = tl.load(x2g_ptr + hidden + i * CHUNK), tl.load(d1_ptr + hidden + i * CHUNK)
-        b1, w1 = tl.load(b1c_ptr + i_w * N + i + n), tl.load(weight + i * F)
-        zb1 = tl.dot(q, tl.trans(w1), input_precision=PRECISION) + b1[None, :]
-        xb2, slope = gelu(tl.dot(a1, tl.trans(d1), zb1, input_precision=PRECISION), FAST)
+        b1, w1 = tl.load(b1c_ptr + i_w * N + i + n), tl.load(w1c_ptr + weight + i * F)
+        d1 = tl.load(d1_ptr + hidden + i * CHUNK)
+        zb1 = tl.dot(w1, q, input_precision=PRECISION) + b1
+        xb2, slope = gelu(tl.dot(d1, a1, zb1, input_precision=PRECISION), FAST)
         xb2 = xb2.to(GRAD)
-        dxb2 = tl.dot(dzb2, tl.trans(tl.load(weight2 + i * F).to(GRAD)), input_precision=PRECISION)
-        dxb2 = tl.dot(s2, tl.trans(x2), dxb2, input_precision=PRECISION)
-        gx = tl.dot(tl.trans(xb2), s2, input_precision=PRECISION)
+        dxb2 = tl.dot(tl.load(w2c_ptr + weight + i * F).to(GRAD), dzb2, input_precision=PRECISION)
+        dxb2 = tl.dot(tl.load(x2g_ptr + hidden + i * CHUNK), s2, dxb2, input_precision=PRECISION)
+        gx = tl.dot(xb2, tl.trans(s2), input_precision=PRECISION)
         tl.store(gx_ptr + hidden + i * CHUNK, gx.to(GRAD))
-        m2 = tl.dot(tl.trans(xb2), dzb2, input_precision=PRECISION)
-        tl.store(m2_ptr + (i_l * N + i + n[:, None]) * F + f, m2.to(GRAD))
+        m2 = tl.dot(xb2, tl.trans(dzb2), input_precision=PRECISION)
+        tl.store(m2_ptr + matrix + i * F, m2.to(GRAD))
         dzb1 = dxb2 * slope
-        tl.store(mb1_ptr + i_l * N + i + n, tl.sum(dzb1, 0))
+        tl.store(mb1_ptr + i_l * N + i + n, total(dzb1, 1))
         dzb1 = dzb1.to(GRAD)
-        g1 = tl.dot(tl.trans(dzb1), a1.to(GRAD), input_precision=PRECISION) * (1 / SCALE)
+        g1 = tl.dot(dzb1, tl.trans(a1).to(GRAD), input_precision=PRECISION) * (1 / SCALE)
         tl.store(g1_ptr + hidden + i * CHUNK, g1.to(GRAD))
-        m1 = tl.dot(tl.trans(dzb1), q.to(GRAD), input_precision=PRECISION)
-        tl.store(m1_ptr + (i_l * N + i + n[:, None]) * F + f, m1.to(GRAD))
-        da1 = tl.dot(dzb1, d1.to(GRAD), da1, input_precision=PRECISION)
-        dq = tl.dot(dzb1, w1.to(GRAD), dq, input_precision=PRECISION)
+        m1 = tl.dot(dzb1, tl.trans(q).to(GRAD), input_precision=PRECISION)
+        tl.store(m1_ptr + matrix + i * F, m1.to(GRAD))
+        da1 = tl.dot(tl.trans(d1).to(GRAD), dzb1, da1, input_precision=PRECISION)
+        dq = tl.dot(tl.trans(w1).to(GRAD), dzb1, dq, input_precision=PRECISION)
     da1 *= -SCALE
     pulls += da1 * p1
-    tl.store(drho_ptr + rows, tl.sum(pulls * factors, 0), mask=is_token)
-    pulls *= rho[None, :]
-    near = tl.sum(tl.where(is_near & (t[None, :] <= t[:, None]), pulls, 0.0), 1)
-    far = tl.sum(tl.where(is_near, 0.0, tl.where(t[None, :] < t[:, None], pulls, 0.0)), 1)
+    tl.store(drho_ptr + rows, tl.sum(pulls * factors, 1), mask=is_token)
+    pulls *= rho
+    near = tl.sum(tl.where(is_near & (t[:, None] <= t[None, :]), pulls, 0.0), 0)
+    far = tl.sum(tl.where(is_near, 0.0, tl.where(t[:, None] < t[None, :], pulls, 0.0)), 0)
     tl.store(dtau_ptr + i_w * CHUNK + t, near + tl.where(t == C - 1, tl.sum(far, 0), 0.0))
-    s1 = (da1 * (factors * rho[None, :])).to(GRAD)
-    dq = tl.dot(s1, k.to(GRAD), dq, input_precision=PRECISION)
+    s1 = (da1 * (factors * rho)).to(GRAD)
+    dq = tl.dot(k.to(GRAD), s1, dq, input_precision=PRECISION)
     tl.store(dq_ptr + offset, dq.to(dq_ptr.dtype.element_ty), mask=mask)
-    dk = tl.dot(tl.trans(s1), q.to(GRAD), input_precision=PRECISION)
-    tl.store(dk_ptr + offset, dk.to(dk_ptr.dtype.element_ty), mask=mask)
+    dk = tl.dot(s1, tl.trans(q).to(GRAD), input_precision=PRECISION)
+    tl.store(dk_ptr + tl.trans(offset), dk.to(dk_ptr.dtype.element_ty), mask=is_token[:, None])
 
 
 @triton.jit(do_not_specialize=["panel", "first_chunk"])

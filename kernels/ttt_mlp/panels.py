@@ -112,8 +112,7 @@ class Backward:
         grad.queries[grid](
             q, k, rho, tau, self.norm[0], *self.weights, self.dout, x2, x2g, d1, d2, *self.dviews[:2],
             *scratch.queried, *self.shares[:2], *self.dnorm, *where,
-            EPS=self.eps, BN=self._hidden, **sizes(self.tiles), **modes(q), GRAD=self._modes["GRAD"],
-            num_warps=warps(self.tiles), num_stages=2,
+            EPS=self.eps, **sizes(self.tiles), **modes(q), GRAD=self._modes["GRAD"], **self._tiling,
         )  # fmt: skip
 
     def _reverse(self, panel: Panel) -> None:
@@ -135,7 +134,7 @@ class Backward:
         grad.keys[self._grid(panel)](
             k, v, rho, tau, *self.norm, self.weights[0], d1, zh, panel.scratch.queried[0], *panel.scratch.reversed,
             dk, dv, drho, dtau_last, *self.dnorm, *self._where(panel),
-            BN=self._hidden, **sizes(self.tiles), **self._modes, num_warps=4, num_stages=2,
+            BN=min(64, 4 * self.tiles.F), **sizes(self.tiles), **self._modes, num_warps=4, num_stages=2,
         )  # fmt: skip
 
     def _grid(self, panel: Panel) -> tuple[int]:
@@ -147,8 +146,11 @@ class Backward:
         return length, heads, self.weights[0].shape[1], panel.size, panel.first
 
     @property
-    def _hidden(self) -> int:
-        return min(64, 4 * self.tiles.F)
+    def _tiling(self) -> dict[str, int]:
+        """Of ``queries``: 16 hidden units a warp; float32 in small tiles, of which shared memory holds enough."""
+        if self.views[0].dtype == torch.float32:
+            return {"BN": 32, "num_warps": 4, "num_stages": 1}
+        return {"BN": 16 * warps(self.tiles), "num_warps": warps(self.tiles), "num_stages": 2}
 
     @property
     def _modes(self) -> dict[str, object]:
