@@ -63,10 +63,13 @@ def norm_l2_gradient(z, shift, gamma2, inside, AXIS: tl.constexpr, WIDTH: tl.con
 
     ``inside`` is 1 for features that exist and 0 for padding, where z, shift and gamma2 are 0.
     """
-    z -= total(z, AXIS) * (1.0 / WIDTH) * inside
     gz = gamma2 * z
-    shifts = total(shift, AXIS)
-    squares, pulls, curves, tilts = totals(z * z, gz, gz * z, shift * z, AXIS)
+    shifts, gammas = total(shift, AXIS), total(gamma2, AXIS)
+    zs, squares, pulls, curves, tilts = totals5(z, z * z, gz, gz * z, shift * z, AXIS)
+    mean = zs * (1.0 / WIDTH)
+    z, gz = z - mean * inside, gz - gamma2 * mean
+    squares, tilts = squares - zs * mean, tilts - shifts * mean
+    curves, pulls = curves - (2 * pulls - gammas * mean) * mean, pulls - gammas * mean
     r = tl.rsqrt(squares * (1.0 / WIDTH) + EPS)
     mean = (r * pulls + shifts) * (1.0 / WIDTH)
     along = r * (r * curves + tilts) * (r / WIDTH)
