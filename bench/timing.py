@@ -89,8 +89,8 @@ def _between_events(
 def kernel_seconds(call: Callable[[], object], device: torch.device, repeats: int = 5) -> Mapping[str, float]:
     """Seconds that a call spends in each kernel on a CUDA device, launches of one name added up; mean of ``repeats`` calls.
 
-    What is not a function of a plain name, as Triton's are, is torch's own: ``torch``. Where kernels run beside one another their
-    times add up to more than the call takes.
+    What is not a function of a plain name, as Triton's are, is torch's own: ``torch``. Where kernels run beside one another
+    their times add up to more than the call takes.
     """
     torch.cuda.synchronize(device)
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.ttt import InnerState, LayerNorm, reference
-from kernels.ttt_mlp import kernel
+from kernels.ttt_mlp import kernel, panels
 
 WIDTH = 16
 NAMES = ("q", "k", "v", "rho", "tau", "w1", "w2", "b1", "b2", "gamma", "beta")
@@ -97,8 +97,9 @@ def test_small_and_large_rates(rate: float) -> None:
 def test_panels_and_chunks_are_seamless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Backward through three chunks, each its own panel, gives what one panel gives."""
     case, found = Case(135, heads=1), []
-    for bound in (kernel.PANEL_BYTES, 1):
-        monkeypatch.setattr(kernel, "PANEL_BYTES", bound)
+    for count, bound in ((1, panels.PANEL_BYTES), (1, 1)):
+        monkeypatch.setattr(panels, "PANELS", count)
+        monkeypatch.setattr(panels, "PANEL_BYTES", bound)
         tensors = [x.requires_grad_() for x in case.single()]
         run(kernel, tensors).backward(case.dout.float())
         found.append([x.grad for x in tensors])

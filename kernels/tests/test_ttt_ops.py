@@ -94,6 +94,13 @@ def test_thousands_of_tokens(op: Op, mode: Pass) -> None:
 
 
 @pytest.mark.gpu
+def test_two_runs_are_bit_equal(op: Op) -> None:
+    """No atomics, and no kernel overtakes one that it needs, on whichever stream."""
+    runner = Trial(op, LONG, DEVICE).runner
+    assert_equal(gradients(layer(op), runner), gradients(layer(op), runner))
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize(("head_dim", "mini_batch"), [(16, 16), (32, 16), (64, 8), (64, 32), (96, 16)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_other_sizes(op: Op, head_dim: int, mini_batch: int, dtype: torch.dtype) -> None:
@@ -109,6 +116,7 @@ def test_other_sizes(op: Op, head_dim: int, mini_batch: int, dtype: torch.dtype)
 
 @pytest.mark.gpu
 def test_a_graph_of_forward_and_backward_replays(op: Op) -> None:
+    """Four chunks: TTT-MLP's backward pass walks them as four panels, on two streams."""
     runner = Trial(op, replace(LONG, context=256), DEVICE).runner
     expected, side = gradients(layer(op), runner), torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

@@ -22,35 +22,36 @@ dW', db' are gradients by the state after a mini-batch, D = delta(Z2, V - K), D1
 
 with P2 = X2 dW2' + db2' and J the derivative of D by Z2. Operands are bfloat16 where gradients are involved, whose range
 float16 has not. Sums over programs are partials, added outside in a fixed order. The sequence is walked panel by panel from its
-end, so that what one kernel leaves to the next stays within a bound. Its bytes a token and head: 12 N for hidden tiles,
-2 F N / C for W2 and 6 F N / CHUNK for M1, M2, dW1_c, all written and read.
+end, so that what one kernel leaves to the next stays within a bound. Its bytes a token and head: 14 N for hidden tiles,
+2 F N / C for W2 and 6 F N / CHUNK for M1, M2, dW1_c, all written and read. Hidden tiles lie
+there as hidden x tokens, as the walks hold them: the other way round each would be transposed through shared memory.
 """
 
 import triton
 import triton.language as tl
 
-from kernels.ttt.blocks import guarded, total, totals
+from kernels.ttt.blocks import guarded, total, totals, totals5
 from kernels.ttt_linear.chunks import token_factors
 from kernels.ttt_mlp.chain import SCALE
 from kernels.ttt_mlp.gelu import gelu, gelu_twice
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["panel", "first_chunk"])  # panels differ, their code need not
 def replay(
     k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr,
-    x2_ptr, slope_ptr, bend_ptr, d1_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
+    x2_ptr, x2g_ptr, slope_ptr, bend_ptr, d1_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
     T, H, chunks, panel, first_chunk,
     EPS: tl.constexpr, F: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, CHUNK: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """Grid [B panel H], ``panel`` chunks of all ``chunks``, from ``first_chunk`` on; L = panel CHUNK tokens.
 
-    x2, slope (GELU' of z1), bend (e GELU'' of z1), d1 / SCALE [B, L, H, N]; d2 / SCALE, zh [B, L, H, F]; w2m: W2 of every
-    mini-batch [B, L / C, H, N, F]; stats [4, B, L, H]: 1/std of z2 and the means of u z_hat, gamma^2 z_hat and
-    gamma^2 z_hat^2, u = gamma^2 z_hat + gamma (beta - V + K).
+    x2 (x2g: as operand of gradients), slope (GELU' of z1), bend (e GELU'' of z1), d1 / SCALE [B, panel, H, N, CHUNK];
+    d2 / SCALE, zh [B, L, H, F]; w2m: W2 of every mini-batch [B, L / C, H, N, F]; stats [4, B, L, H]: 1/std of z2 and the means
+    of u z_hat, gamma^2 z_hat and gamma^2 z_hat^2, u = gamma^2 z_hat + gamma (beta - V + K).
     """
     i_h, i_c = tl.program_id(0) % H, tl.program_id(0) // H % panel
-    i_b = (tl.program_id(0) // H // panel).to(tl.int64)
+    i_b, i_l = (tl.program_id(0) // H // panel).to(tl.int64), tl.program_id(0).to(tl.int64)
     t, f, n = tl.arange(0, BC), tl.arange(0, F)[None, :], tl.arange(0, N)[:, None]
     gamma = tl.load(gamma_ptr + i_h * F + f).to(tl.float32)
     beta = tl.load(beta_ptr + i_h * F + f).to(tl.float32)
@@ -84,12 +85,13 @@ def replay(
         d2 = r * (r * gz + shift - pull - total(shift, 1) / F - zh * tilt) * (1 / SCALE)
         d2h = guarded(d2, OPERAND)
         e = tl.dot(w2h, tl.trans(d2h), input_precision=PRECISION)
-        hidden = inner[None, :] * N + n
+        hidden, is_slot = (i_l * N + n) * CHUNK + i * C + t[None, :], t[None, :] < C
         d1 = e * slope
-        tl.store(x2_ptr + hidden, x2h, mask=is_token[None, :])
-        tl.store(slope_ptr + hidden, slope.to(OPERAND), mask=is_token[None, :])
-        tl.store(bend_ptr + hidden, (e * bend * SCALE).to(bend_ptr.dtype.element_ty), mask=is_token[None, :])
-        tl.store(d1_ptr + hidden, d1.to(OPERAND), mask=is_token[None, :])
+        tl.store(x2_ptr + hidden, x2h, mask=is_slot)
+        tl.store(x2g_ptr + hidden, x2.to(x2g_ptr.dtype.element_ty), mask=is_slot)
+        tl.store(slope_ptr + hidden, slope.to(OPERAND), mask=is_slot)
+        tl.store(bend_ptr + hidden, (e * bend * SCALE).to(bend_ptr.dtype.element_ty), mask=is_slot)
+        tl.store(d1_ptr + hidden, d1.to(OPERAND), mask=is_slot)
         tl.store(d2_ptr + inner[:, None] * F + f, d2h, mask=mask)
         tl.store(zh_ptr + inner[:, None] * F + f, zh.to(OPERAND), mask=mask)
         tl.store(stats_ptr + inner[:, None], r, mask=mask)
@@ -107,9 +109,9 @@ def replay(
         w2 = tl.dot(x2h, step.to(OPERAND), w2, input_precision=PRECISION)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["panel", "first_chunk"])
 def queries(
-    q_ptr, k_ptr, rho_ptr, tau_ptr, gamma_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr, dout_ptr, x2_ptr, d1_ptr, d2_ptr,
+    q_ptr, k_ptr, rho_ptr, tau_ptr, gamma_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr, dout_ptr, x2_ptr, x2g_ptr, d1_ptr, d2_ptr,
     dq_ptr, dk_ptr, g1_ptr, gx_ptr, g2_ptr, m1_ptr, m2_ptr, mb1_ptr, mb2_ptr, drho_ptr, dtau_ptr, dgamma_ptr, dbeta_ptr,
     T, H, chunks, panel, first_chunk,
     EPS: tl.constexpr, F: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, C: tl.constexpr, CHUNK: tl.constexpr,
@@ -117,94 +119,94 @@ def queries(
 ):  # fmt: skip
     """Grid [B panel H], hidden units in tiles of BN.
 
-    dq, dk (dK_1) [B, T, H, F]; g1, gx [B, L, H, N]; g2 [B, L, H, F]; m1
-    (transposed), m2 [B, panel, H, N, F]; mb1 [B, panel, H, N]; mb2 [B, panel, H, F]; dgamma, dbeta [B, chunks, H, F];
-    drho [B, T, H]; dtau [B, chunks, H, CHUNK] by query, to be summed over queries of one slot.
+    dq, dk (dK_1) [B, T, H, F]; g1, gx [B, panel, H, N, CHUNK]; g2 [B, L, H, F]; m1 (transposed), m2 [B, panel, H, N, F];
+    mb1 [B, panel, H, N]; mb2 [B, panel, H, F]; dgamma, dbeta [B, chunks, H, F]; drho [B, T, H]; dtau [B, chunks, H, CHUNK] by
+    query, to be summed over queries of one slot.
     """
     i_h, i_c = tl.program_id(0) % H, tl.program_id(0) // H % panel
     i_b, i_l = (tl.program_id(0) // H // panel).to(tl.int64), tl.program_id(0).to(tl.int64)
-    t, f, n = tl.arange(0, CHUNK), tl.arange(0, F)[None, :], tl.arange(0, BN)
+    t, f, n = tl.arange(0, CHUNK), tl.arange(0, F), tl.arange(0, BN)[:, None]
     here = i_c * CHUNK + t
     at = first_chunk * CHUNK + here
     is_token = at < T
-    mask = is_token[:, None]
+    mask = is_token[None, :]
     rows, inner = (i_b * T + at) * H + i_h, (i_b * (panel * CHUNK) + here) * H + i_h
-    offset, hidden = rows[:, None] * F + f, inner[:, None] * N + n[None, :]
+    offset, hidden = rows[None, :] * F + f[:, None], (i_l * N + n) * CHUNK + t[None, :]
     i_w = (i_b * chunks + first_chunk + i_c) * H + i_h
     k = guarded(tl.load(k_ptr + offset, mask=mask, other=0.0), OPERAND)
     q = guarded(tl.load(q_ptr + offset, mask=mask, other=0.0), OPERAND)
-    d2 = tl.load(d2_ptr + inner[:, None] * F + f, mask=mask, other=0.0)
-    rho = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32)
+    d2 = tl.load(d2_ptr + inner[:, None] * F + f[None, :], mask=is_token[:, None], other=0.0)
+    rho = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32)[:, None]
     factors, is_near = token_factors(tau_ptr, C, CHUNK)
-    weight = w1c_ptr + i_w * F * N + n[:, None] * F + f
-    weight2 = w2c_ptr + i_w * F * N + n[:, None] * F + f
+    factors, is_near = tl.trans(factors), tl.trans(is_near)
+    weight, matrix = i_w * F * N + n * F + f[None, :], (i_l * N + n) * F + f[None, :]
 
-    p1 = tl.dot(q, tl.trans(k), input_precision=PRECISION) + 1.0
-    a1 = (p1 * (factors * (rho * -SCALE)[None, :])).to(OPERAND)
-    zb2, p2 = tl.zeros([CHUNK, F], tl.float32), tl.full([CHUNK, CHUNK], 1.0, tl.float32)
+    p1 = tl.dot(tl.trans(k), q, input_precision=PRECISION) + 1.0
+    a1 = (p1 * (factors * (rho * -SCALE))).to(OPERAND)
+    zb2, p2 = tl.zeros([F, CHUNK], tl.float32), tl.full([CHUNK, CHUNK], 1.0, tl.float32)
     for i in range(0, N, BN):
-        x2, d1 = tl.load(x2_ptr + hidden + i, mask=mask, other=0.0), tl.load(d1_ptr + hidden + i, mask=mask, other=0.0)
         b1 = tl.load(b1c_ptr + i_w * N + i + n)
-        zb1 = tl.dot(q, tl.trans(tl.load(weight + i * F)), input_precision=PRECISION) + b1[None, :]
-        xb2, _ = gelu(tl.dot(a1, d1, zb1, input_precision=PRECISION), FAST)
+        zb1 = tl.dot(tl.load(w1c_ptr + weight + i * F), q, input_precision=PRECISION) + b1
+        xb2, _ = gelu(tl.dot(tl.load(d1_ptr + hidden + i * CHUNK), a1, zb1, input_precision=PRECISION), FAST)
         xb2 = xb2.to(OPERAND)
-        zb2 = tl.dot(xb2, tl.load(weight2 + i * F), zb2, input_precision=PRECISION)
-        p2 = tl.dot(xb2, tl.trans(x2), p2, input_precision=PRECISION)
-    a2 = p2 * (factors * rho[None, :])
-    zb2 = tl.dot((a2 * -SCALE).to(OPERAND), d2, zb2, input_precision=PRECISION) + tl.load(b2c_ptr + i_w * F + f)
-    r = tl.rsqrt(total(zb2 * zb2, 1) / F + EPS)
+        zb2 = tl.dot(tl.trans(tl.load(w2c_ptr + weight + i * F)), xb2, zb2, input_precision=PRECISION)
+        p2 = tl.dot(tl.trans(tl.load(x2_ptr + hidden + i * CHUNK)), xb2, p2, input_precision=PRECISION)
+    a2 = p2 * (factors * rho)
+    zb2 = tl.dot(tl.trans(d2), (a2 * -SCALE).to(OPERAND), zb2, input_precision=PRECISION)
+    zb2 += tl.load(b2c_ptr + i_w * F + f)[:, None]
+    r = tl.rsqrt(total(zb2 * zb2, 0) / F + EPS)
     zb2 *= r
     dout = tl.load(dout_ptr + offset, mask=mask, other=0.0).to(tl.float32)
-    tl.store(dgamma_ptr + i_w * F + f, total(dout * zb2, 0))
-    tl.store(dbeta_ptr + i_w * F + f, total(dout, 0))
-    dy = dout * tl.load(gamma_ptr + i_h * F + f).to(tl.float32)
-    dzb2 = r * (dy - total(dy, 1) / F - zb2 * (total(dy * zb2, 1) / F))
-    tl.store(mb2_ptr + i_l * F + f, total(dzb2, 0))
+    tl.store(dgamma_ptr + i_w * F + f, tl.sum(dout * zb2, 1))
+    tl.store(dbeta_ptr + i_w * F + f, tl.sum(dout, 1))
+    dy = dout * tl.load(gamma_ptr + i_h * F + f).to(tl.float32)[:, None]
+    dzb2 = r * (dy - total(dy, 0) / F - zb2 * (total(dy * zb2, 0) / F))
+    tl.store(mb2_ptr + i_l * F + f, tl.sum(dzb2, 1))
     dzb2 = dzb2.to(GRAD)
-    da2 = -tl.dot(dzb2, tl.trans((d2.to(tl.float32) * SCALE).to(GRAD)), input_precision=PRECISION)
-    pulls, s2 = da2 * p2, (da2 * (factors * rho[None, :])).to(GRAD)
-    g2 = tl.dot(tl.trans((-a2).to(GRAD)), dzb2, input_precision=PRECISION)
-    tl.store(g2_ptr + inner[:, None] * F + f, g2.to(GRAD), mask=mask)
+    da2 = -tl.dot((d2.to(tl.float32) * SCALE).to(GRAD), dzb2, input_precision=PRECISION)
+    pulls, s2 = da2 * p2, (da2 * (factors * rho)).to(GRAD)
+    g2 = tl.dot((-a2).to(GRAD), tl.trans(dzb2), input_precision=PRECISION)
+    tl.store(g2_ptr + inner[:, None] * F + f[None, :], g2.to(GRAD), mask=is_token[:, None])
 
     da1, dq = tl.zeros([CHUNK, CHUNK], tl.float32), dout
     for i in range(0, N, BN):
-        x2, d1 = tl.load(x2_ptr + hidden + i, mask=mask, other=0.0), tl.load(d1_ptr + hidden + i, mask=mask, other=0.0)
-        b1, w1 = tl.load(b1c_ptr + i_w * N + i + n), tl.load(weight + i * F)
-        zb1 = tl.dot(q, tl.trans(w1), input_precision=PRECISION) + b1[None, :]
-        xb2, slope = gelu(tl.dot(a1, d1, zb1, input_precision=PRECISION), FAST)
+        b1, w1 = tl.load(b1c_ptr + i_w * N + i + n), tl.load(w1c_ptr + weight + i * F)
+        d1 = tl.load(d1_ptr + hidden + i * CHUNK)
+        zb1 = tl.dot(w1, q, input_precision=PRECISION) + b1
+        xb2, slope = gelu(tl.dot(d1, a1, zb1, input_precision=PRECISION), FAST)
         xb2 = xb2.to(GRAD)
-        dxb2 = tl.dot(dzb2, tl.trans(tl.load(weight2 + i * F).to(GRAD)), input_precision=PRECISION)
-        dxb2 = tl.dot(s2, x2.to(GRAD), dxb2, input_precision=PRECISION)
-        gx = tl.dot(tl.trans(s2), xb2, input_precision=PRECISION)
-        tl.store(gx_ptr + hidden + i, gx.to(GRAD), mask=mask)
-        m2 = tl.dot(tl.trans(xb2), dzb2, input_precision=PRECISION)
-        tl.store(m2_ptr + (i_l * N + i + n[:, None]) * F + f, m2.to(GRAD))
+        dxb2 = tl.dot(tl.load(w2c_ptr + weight + i * F).to(GRAD), dzb2, input_precision=PRECISION)
+        dxb2 = tl.dot(tl.load(x2g_ptr + hidden + i * CHUNK), s2, dxb2, input_precision=PRECISION)
+        gx = tl.dot(xb2, tl.trans(s2), input_precision=PRECISION)
+        tl.store(gx_ptr + hidden + i * CHUNK, gx.to(GRAD))
+        m2 = tl.dot(xb2, tl.trans(dzb2), input_precision=PRECISION)
+        tl.store(m2_ptr + matrix + i * F, m2.to(GRAD))
         dzb1 = dxb2 * slope
-        tl.store(mb1_ptr + i_l * N + i + n, tl.sum(dzb1, 0))
+        tl.store(mb1_ptr + i_l * N + i + n, total(dzb1, 1))
         dzb1 = dzb1.to(GRAD)
-        g1 = tl.dot(tl.trans(a1.to(GRAD)), dzb1, input_precision=PRECISION) * (1 / SCALE)
-        tl.store(g1_ptr + hidden + i, g1.to(GRAD), mask=mask)
-        m1 = tl.dot(tl.trans(dzb1), q.to(GRAD), input_precision=PRECISION)
-        tl.store(m1_ptr + (i_l * N + i + n[:, None]) * F + f, m1.to(GRAD))
-        da1 = tl.dot(dzb1, tl.trans(d1.to(GRAD)), da1, input_precision=PRECISION)
-        dq = tl.dot(dzb1, w1.to(GRAD), dq, input_precision=PRECISION)
+        g1 = tl.dot(dzb1, tl.trans(a1).to(GRAD), input_precision=PRECISION) * (1 / SCALE)
+        tl.store(g1_ptr + hidden + i * CHUNK, g1.to(GRAD))
+        m1 = tl.dot(dzb1, tl.trans(q).to(GRAD), input_precision=PRECISION)
+        tl.store(m1_ptr + matrix + i * F, m1.to(GRAD))
+        da1 = tl.dot(tl.trans(d1).to(GRAD), dzb1, da1, input_precision=PRECISION)
+        dq = tl.dot(tl.trans(w1).to(GRAD), dzb1, dq, input_precision=PRECISION)
     da1 *= -SCALE
     pulls += da1 * p1
-    tl.store(drho_ptr + rows, tl.sum(pulls * factors, 0), mask=is_token)
-    pulls *= rho[None, :]
-    near = tl.sum(tl.where(is_near & (t[None, :] <= t[:, None]), pulls, 0.0), 1)
-    far = tl.sum(tl.where(is_near, 0.0, tl.where(t[None, :] < t[:, None], pulls, 0.0)), 1)
+    tl.store(drho_ptr + rows, tl.sum(pulls * factors, 1), mask=is_token)
+    pulls *= rho
+    near = tl.sum(tl.where(is_near & (t[:, None] <= t[None, :]), pulls, 0.0), 0)
+    far = tl.sum(tl.where(is_near, 0.0, tl.where(t[:, None] < t[None, :], pulls, 0.0)), 0)
     tl.store(dtau_ptr + i_w * CHUNK + t, near + tl.where(t == C - 1, tl.sum(far, 0), 0.0))
-    s1 = (da1 * (factors * rho[None, :])).to(GRAD)
-    dq = tl.dot(s1, k.to(GRAD), dq, input_precision=PRECISION)
+    s1 = (da1 * (factors * rho)).to(GRAD)
+    dq = tl.dot(k.to(GRAD), s1, dq, input_precision=PRECISION)
     tl.store(dq_ptr + offset, dq.to(dq_ptr.dtype.element_ty), mask=mask)
-    dk = tl.dot(tl.trans(s1), q.to(GRAD), input_precision=PRECISION)
-    tl.store(dk_ptr + offset, dk.to(dk_ptr.dtype.element_ty), mask=mask)
+    dk = tl.dot(s1, tl.trans(q).to(GRAD), input_precision=PRECISION)
+    tl.store(dk_ptr + tl.trans(offset), dk.to(dk_ptr.dtype.element_ty), mask=is_token[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["panel", "first_chunk"])
 def reverse(
-    k_ptr, rho_ptr, tau_ptr, gamma_ptr, x2_ptr, slope_ptr, bend_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
+    k_ptr, rho_ptr, tau_ptr, gamma_ptr, x2g_ptr, slope_ptr, bend_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
     g1_ptr, gx_ptr, g2_ptr, m1_ptr, m2_ptr, mb1_ptr, mb2_ptr,
     dz1_ptr, gu_ptr, pull_ptr, dw1c_ptr, db1c_ptr, dw1_ptr, dw2_ptr, db1_ptr, db2_ptr,
     T, H, panel, first_chunk,
@@ -213,9 +215,10 @@ def reverse(
 ):  # fmt: skip
     """Grid [B H], from the last mini-batch of a panel to its first.
 
-    dz1 [B, L, H, N]; gu: by u [B, T, H, F]; pull: D2 P2
-    [B, L, H]; dw1c (transposed), db1c: by the state after each chunk [B, panel, H, N, F], [B, panel, H, N]; dw1 (transposed),
-    dw2 [B, H, N, F], db1 [B, H, N], db2 [B, H, F]: by the state after the panel, and on return by the one before it.
+    dz1 [B, panel, H, N, CHUNK]; gu: by u [B, T, H, F]; pull: D2 P2 [B, L, H]; dw1c (transposed), db1c: by the state after each
+    chunk [B, panel, H, N, F], [B, panel, H, N]; dw1 (transposed), dw2 [B, H, N, F], db1 [B, H, N], db2 [B, H, F]: by the state
+    after the panel, and on return by the one before it. The gradients of W1 and W2 fill half
+    of the registers, so loads stand where their tiles are used; db2's sums over tokens are a product with ones.
 
     J g, with g_u = r (g - z_hat mean(g z_hat)) and x = gamma^2 g_u (no mean of g: none of its terms has one):
     r (x - mean(x) - z_hat mean(x z_hat) - g_u mean(u z_hat) - D mean(g z_hat) - z_hat mean(g D)).
@@ -225,74 +228,70 @@ def reverse(
     gamma = tl.load(gamma_ptr + i_h * F + f).to(tl.float32)
     gamma2 = gamma * gamma
     tau_last = tl.load(tau_ptr + C - 1).to(tl.float32)
-    length, tiles = panel * CHUNK, panel * (CHUNK // C)
-    size = (tl.num_programs(0) // H).to(tl.int64) * length * H
-    matrix = n * F + f
+    length, size = panel * CHUNK, (tl.num_programs(0) // H).to(tl.int64) * panel * CHUNK * H
+    matrix, bias, row = n * F + f, tl.arange(0, N), t[:, None] * 0 + f
     dw1, dw2 = tl.load(dw1_ptr + i_p * N * F + matrix), tl.load(dw2_ptr + i_p * N * F + matrix)
-    db1, db2 = tl.load(db1_ptr + i_p * N + tl.arange(0, N)), tl.load(db2_ptr + i_p * F + tl.arange(0, F))
-    for step in tl.range(0, tiles, num_stages=STAGES):
-        i = tiles - 1 - step
-        i_c = (i_b * panel + i // (CHUNK // C)) * H + i_h
-        here = i * C + t
-        at = first_chunk * CHUNK + here
-        is_token = (at < T) & (t < C)
-        mask, hidden_mask = is_token[:, None], is_token[None, :]
-        rows, inner = (i_b * T + at) * H + i_h, (i_b * length + here) * H + i_h
-        hidden, narrow = inner[None, :] * N + n, inner[:, None] * F + f
-        x2 = tl.load(x2_ptr + hidden, mask=hidden_mask, other=0.0).to(GRAD)
-        slope = tl.load(slope_ptr + hidden, mask=hidden_mask, other=0.0).to(tl.float32)
-        bend = tl.load(bend_ptr + hidden, mask=hidden_mask, other=0.0).to(tl.float32)
-        g1 = tl.load(g1_ptr + hidden, mask=hidden_mask, other=0.0).to(tl.float32)
-        gx = tl.load(gx_ptr + hidden, mask=hidden_mask, other=0.0).to(tl.float32)
-        w2 = tl.load(w2m_ptr + ((i_b * tiles + i) * H + i_h) * N * F + matrix)
-        k = tl.load(k_ptr + rows[:, None] * F + f, mask=mask, other=0.0).to(GRAD)
-        d2 = tl.load(d2_ptr + narrow, mask=mask, other=0.0).to(tl.float32) * SCALE
-        zh = tl.load(zh_ptr + narrow, mask=mask, other=0.0).to(tl.float32)
-        g2 = tl.load(g2_ptr + narrow, mask=mask, other=0.0).to(tl.float32)
-        rho = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32)
-        r = tl.load(stats_ptr + inner, mask=is_token, other=0.0)[:, None]
-        tilt = tl.load(stats_ptr + size + inner, mask=is_token, other=0.0)[:, None]
-        pull = tl.load(stats_ptr + 2 * size + inner, mask=is_token, other=0.0)[:, None]
-        curve = tl.load(stats_ptr + 3 * size + inner, mask=is_token, other=0.0)[:, None]
-        if (i + 1) % (CHUNK // C) == 0:
-            tl.store(dw1c_ptr + i_c * N * F + matrix, dw1.to(GRAD))
-            tl.store(db1c_ptr + i_c * N + tl.arange(0, N), db1)
-        eta, dw2h, d2h = rho * tau_last, dw2.to(GRAD), d2.to(GRAD)
-        dd1 = g1 - eta[None, :] * (tl.dot(dw1.to(GRAD), tl.trans(k), input_precision=PRECISION) + db1[:, None])
-        de = (dd1 * slope).to(GRAD)
-        p2 = tl.dot(tl.trans(x2), dw2h, input_precision=PRECISION) + db2[None, :]
-        g = g2 - eta[:, None] * p2 + tl.dot(tl.trans(de), w2, input_precision=PRECISION)
-        xg = gamma2 * g
-        along, across, x_mean, x_along = totals(g * zh, g * d2, xg, xg * zh, 1)
-        along, across = along / F, across / F
-        gu = r * (g - zh * along)
-        x_mean, x_along = r * (x_mean / F - along * pull), r * (x_along / F - along * curve)
-        dz2 = r * ((gamma2 - tilt) * gu - x_mean - zh * (x_along + across) - d2 * along)
-        dz2h = dz2.to(GRAD)
-        dx2 = gx - eta[None, :] * tl.dot(dw2h, tl.trans(d2h), input_precision=PRECISION)
-        dx2 += tl.dot(w2, tl.trans(dz2h), input_precision=PRECISION)
-        dz1 = dd1 * bend + dx2 * slope
-        dz1h = dz1.to(GRAD)
-        tl.store(dz1_ptr + hidden, dz1h, mask=hidden_mask)
-        tl.store(gu_ptr + rows[:, None] * F + f, gu.to(gu_ptr.dtype.element_ty), mask=mask)
-        tl.store(pull_ptr + inner[:, None], total(d2 * p2, 1), mask=mask)
-        dw1 = tl.dot(dz1h, k, dw1, input_precision=PRECISION)
-        dw2 = tl.dot(de, d2h, dw2, input_precision=PRECISION)
-        dw2 = tl.dot(x2, dz2h, dw2, input_precision=PRECISION)
-        db1 += tl.sum(dz1, 1)
-        db2 += tl.sum(dz2, 0)
-        if i % (CHUNK // C) == 0:
-            dw1 += tl.load(m1_ptr + i_c * N * F + matrix).to(tl.float32)
-            dw2 += tl.load(m2_ptr + i_c * N * F + matrix).to(tl.float32)
-            db1 += tl.load(mb1_ptr + i_c * N + tl.arange(0, N))
-            db2 += tl.load(mb2_ptr + i_c * F + tl.arange(0, F))
+    db1, db2 = tl.load(db1_ptr + i_p * N + bias), tl.load(db2_ptr + i_p * F + row)
+    for later in range(panel):
+        i_c = panel - 1 - later
+        i_l = (i_b * panel + i_c) * H + i_h
+        tl.store(dw1c_ptr + i_l * N * F + matrix, dw1.to(GRAD))
+        tl.store(db1c_ptr + i_l * N + bias, db1)
+        for step in tl.range(0, CHUNK // C, num_stages=STAGES):
+            i = (i_c + 1) * (CHUNK // C) - 1 - step
+            here = i * C + t
+            at = first_chunk * CHUNK + here
+            is_token, is_slot = (at < T) & (t < C), t[None, :] < C
+            mask = is_token[:, None]
+            rows, inner = (i_b * T + at) * H + i_h, (i_b * length + here) * H + i_h
+            hidden, narrow = (i_l * N + n) * CHUNK + i % (CHUNK // C) * C + t[None, :], inner[:, None] * F + f
+            eta, dw2h = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32) * -tau_last, dw2.to(GRAD)
+            x2 = tl.load(x2g_ptr + hidden, mask=is_slot, other=0.0)
+            p2 = tl.dot(tl.trans(x2), dw2h, db2, input_precision=PRECISION)
+            d2 = tl.load(d2_ptr + narrow, mask=mask, other=0.0).to(tl.float32) * SCALE
+            d2h = d2.to(GRAD)
+            dx2 = tl.dot(dw2h, tl.trans(d2h), input_precision=PRECISION) * eta[None, :]
+            dx2 += tl.load(gx_ptr + hidden, mask=is_slot, other=0.0).to(tl.float32)
+            k = tl.load(k_ptr + rows[:, None] * F + f, mask=mask, other=0.0).to(GRAD)
+            dd1 = (tl.dot(dw1.to(GRAD), tl.trans(k), input_precision=PRECISION) + db1[:, None]) * eta[None, :]
+            dd1 += tl.load(g1_ptr + hidden, mask=is_slot, other=0.0).to(tl.float32)
+            slope = tl.load(slope_ptr + hidden, mask=is_slot, other=0.0).to(tl.float32)
+            de = (dd1 * slope).to(GRAD)
+            dw2 = tl.dot(de, d2h, dw2, input_precision=PRECISION)
+            w2 = tl.load(w2m_ptr + ((i_b * panel * (CHUNK // C) + i) * H + i_h) * N * F + matrix)
+            g = tl.load(g2_ptr + narrow, mask=mask, other=0.0).to(tl.float32) + eta[:, None] * p2
+            g = tl.dot(tl.trans(de), w2, g, input_precision=PRECISION)
+            zh = tl.load(zh_ptr + narrow, mask=mask, other=0.0).to(tl.float32)
+            r = tl.load(stats_ptr + inner, mask=is_token, other=0.0)[:, None]
+            tilt = tl.load(stats_ptr + size + inner, mask=is_token, other=0.0)[:, None]
+            pull = tl.load(stats_ptr + 2 * size + inner, mask=is_token, other=0.0)[:, None]
+            curve = tl.load(stats_ptr + 3 * size + inner, mask=is_token, other=0.0)[:, None]
+            xg = gamma2 * g
+            along, across, x_mean, x_along, pulled = totals5(g * zh, g * d2, xg, xg * zh, d2 * p2, 1)
+            along, across = along / F, across / F
+            gu = r * (g - zh * along)
+            x_mean, x_along = r * (x_mean / F - along * pull), r * (x_along / F - along * curve)
+            dz2 = (r * ((gamma2 - tilt) * gu - x_mean - zh * (x_along + across) - d2 * along)).to(GRAD)
+            tl.store(gu_ptr + rows[:, None] * F + f, gu.to(gu_ptr.dtype.element_ty), mask=mask)
+            tl.store(pull_ptr + inner[:, None], pulled, mask=mask)
+            db2 = tl.dot(tl.full([BC, BC], 1.0, GRAD), dz2, db2, input_precision=PRECISION)
+            dw2 = tl.dot(x2, dz2, dw2, input_precision=PRECISION)
+            dx2 = tl.dot(w2, tl.trans(dz2), dx2, input_precision=PRECISION)
+            dz1 = dd1 * tl.load(bend_ptr + hidden, mask=is_slot, other=0.0).to(tl.float32) + dx2 * slope
+            tl.store(dz1_ptr + hidden, dz1.to(GRAD), mask=is_slot)
+            db1 += tl.sum(dz1, 1)
+            dw1 = tl.dot(dz1.to(GRAD), k, dw1, input_precision=PRECISION)
+        dw1 += tl.load(m1_ptr + i_l * N * F + matrix).to(tl.float32)
+        dw2 += tl.load(m2_ptr + i_l * N * F + matrix).to(tl.float32)
+        db1 += tl.load(mb1_ptr + i_l * N + bias)
+        db2 += tl.load(mb2_ptr + i_l * F + f)
     tl.store(dw1_ptr + i_p * N * F + matrix, dw1)
     tl.store(dw2_ptr + i_p * N * F + matrix, dw2)
-    tl.store(db1_ptr + i_p * N + tl.arange(0, N), db1)
-    tl.store(db2_ptr + i_p * F + tl.arange(0, F), db2)
+    tl.store(db1_ptr + i_p * N + bias, db1)
+    tl.store(db2_ptr + i_p * F + row, db2, mask=t[:, None] == 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["panel", "first_chunk"])
 def keys(
     k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1c_ptr, d1_ptr, zh_ptr, dz1_ptr, pull_ptr, dw1c_ptr, db1c_ptr,
     dk_ptr, dv_ptr, drho_ptr, dtau_ptr, dgamma_ptr, dbeta_ptr,
@@ -313,7 +312,7 @@ def keys(
     is_token = at < T
     mask = is_token[:, None]
     rows, inner = (i_b * T + at) * H + i_h, (i_b * (panel * CHUNK) + here) * H + i_h
-    offset, hidden = rows[:, None] * F + f, inner[:, None] * N + n[None, :]
+    offset, hidden = rows[:, None] * F + f, (i_l * N + n[:, None]) * CHUNK + t[None, :]
     i_w = (i_b * chunks + first_chunk + i_c) * H + i_h
     key = tl.load(k_ptr + offset, mask=mask, other=0.0)
     k = key.to(GRAD)
@@ -322,14 +321,14 @@ def keys(
     pairs, pulls = tl.zeros([CHUNK, CHUNK], tl.float32), tl.zeros([CHUNK], tl.float32)
     x, dk = tl.zeros([CHUNK, F], tl.float32), tl.zeros([CHUNK, F], tl.float32)
     for i in range(0, N, BN):
-        d1 = tl.load(d1_ptr + hidden + i, mask=mask, other=0.0).to(tl.float32) * SCALE
-        dz1 = tl.load(dz1_ptr + hidden + i, mask=mask, other=0.0)
+        d1 = tl.load(d1_ptr + hidden + i * CHUNK).to(tl.float32) * SCALE
+        dz1 = tl.load(dz1_ptr + hidden + i * CHUNK)
         db1 = tl.load(db1c_ptr + i_l * N + i + n)
-        pulls += tl.sum(d1 * db1[None, :], 1)
+        pulls += tl.sum(d1 * db1[:, None], 0)
         d1 = d1.to(GRAD)
-        pairs = tl.dot(dz1, tl.trans(d1), pairs, input_precision=PRECISION)
-        x = tl.dot(d1, tl.load(dw1c_ptr + i_l * F * N + i * F + weight), x, input_precision=PRECISION)
-        dk = tl.dot(dz1, tl.load(w1c_ptr + i_w * F * N + i * F + weight).to(GRAD), dk, input_precision=PRECISION)
+        pairs = tl.dot(tl.trans(dz1), d1, pairs, input_precision=PRECISION)
+        x = tl.dot(tl.trans(d1), tl.load(dw1c_ptr + i_l * F * N + i * F + weight), x, input_precision=PRECISION)
+        dk = tl.dot(tl.trans(dz1), tl.load(w1c_ptr + i_w * F * N + i * F + weight).to(GRAD), dk, input_precision=PRECISION)
     pairs = tl.where(t[None, :] // C < t[:, None] // C, pairs, 0.0)
     x = tl.dot(tl.trans(pairs.to(GRAD)), k, x, input_precision=PRECISION)
     pulls += tl.sum(key.to(tl.float32) * x, 1) + tl.sum(pairs, 0)

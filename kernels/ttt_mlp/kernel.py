@@ -9,19 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kernels.ttt.flops import register_flops
-from kernels.ttt.launch import CHUNK, INTERPRETED, PRECISION, Operands, Tiles, triton_dtype
+from kernels.ttt.launch import CHUNK, Operands
 from kernels.ttt.state import InnerState, LayerNorm
-from kernels.ttt_mlp import backward as grad
 from kernels.ttt_mlp.chain import chain
+from kernels.ttt_mlp.launch import modes, sizes, tiles_of, warps
+from kernels.ttt_mlp.panels import Backward
 from kernels.ttt_mlp.step import step
 
 __all__ = ["forward", "init_state", "prefill", "step"]
 
 Tensors = tuple[Tensor, ...]
-
-HEAD_DIMS = (16, 32, 64)
-PANEL_BYTES = 1 << 30
-"""Least bound of what the kernels of the backward pass leave to one another; one chunk of all sequences may need more."""
 
 
 def init_state(weights: Tensors, biases: Tensors, batch: int, mini_batch: int, dtype: torch.dtype) -> InnerState:
@@ -65,33 +62,6 @@ def prefill(
     return _prefill(q, k, v, rho, tau, norm.weight, norm.bias, norm.eps, *state.weights, lo, *state.biases, *pairs)
 
 
-def _tiles(q: Tensor, tau: Tensor) -> Tiles:
-    """Sizes of tiles.
-
-    Raises:
-        ValueError: there is no kernel of this head dim or mini-batch.
-    """
-    if q.dtype == torch.float32 and q.shape[-1] == 64 and tau.shape[0] == 64:
-        raise ValueError("no float32 TTT-MLP kernel for head dim 64 and mini-batches of 64 tokens; choose impl: reference")
-    if q.shape[-1] not in HEAD_DIMS:
-        raise ValueError(f"no TTT-MLP kernel for head dim {q.shape[-1]}, only {HEAD_DIMS}; choose impl: reference")
-    return Tiles.of(q.shape[-1], tau.shape[0])
-
-
-def _sizes(tiles: Tiles) -> dict[str, int]:
-    return {"F": tiles.F, "N": 4 * tiles.F, "C": tiles.C, "CHUNK": tiles.CHUNK}
-
-
-def _modes(q: Tensor) -> dict[str, object]:
-    operand = Operands.of(q).forward
-    return {"OPERAND": triton_dtype(operand), "PRECISION": PRECISION, "FAST": operand == torch.float16 and not INTERPRETED}
-
-
-def _warps(tiles: Tiles) -> int:
-    """Of a program that holds W1 and W2 in float32: 128 KiB at head dim 64, half the registers of a multiprocessor."""
-    return 8 if tiles.F == 64 else 4
-
-
 @torch.library.custom_op("ttt_bench::ttt_mlp_forward", mutates_args=())
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, rho: Tensor, tau: Tensor, w1: Tensor, w2: Tensor, b1: Tensor, b2: Tensor,
@@ -121,11 +91,11 @@ def _like(q: Tensor, save: bool) -> tuple[Tensor, Tensors]:
 
 def _chain(inputs: Tensors, state: Tensors, outputs: Tensors, eps: float, save: bool, is_state: bool) -> None:
     q, tau = inputs[0], inputs[4]
-    (batch, length, heads, _), tiles = q.shape, _tiles(q, tau)
+    (batch, length, heads, _), tiles = q.shape, tiles_of(q, tau)
     chain[(batch * heads,)](
         *inputs, *state, *outputs, length, heads,
-        EPS=eps, **_sizes(tiles), BC=tiles.BC, STATEFUL=is_state, SPLIT=is_state and state[0].dtype == torch.float16,
-        SAVE=save, **_modes(q), num_warps=_warps(tiles), num_stages=2,
+        EPS=eps, **sizes(tiles), BC=tiles.BC, STATEFUL=is_state, SPLIT=is_state and state[0].dtype == torch.float16,
+        SAVE=save, **modes(q), num_warps=warps(tiles), num_stages=2,
     )  # fmt: skip
 
 
@@ -137,8 +107,7 @@ def _backward(
     """Gradients of q, k, v, rho, tau, w1, w2, b1, b2, gamma, beta."""
     arguments = (q, k, v, rho, tau, w1, w2, b1, b2, gamma, beta)
     dout, q, k, v, rho, tau, gamma, beta = (x.contiguous() for x in (dout, q, k, v, rho, tau, gamma, beta))
-    views, weights, norm = (q, k, v, rho, tau), (w1c, w2c, b1c, b2c), (gamma, beta)
-    (batch, length, heads, head_dim), tiles, chunks = q.shape, _tiles(q, tau), w1c.shape[1]
+    (batch, length, heads, head_dim), tiles, chunks = q.shape, tiles_of(q, tau), w1c.shape[1]
 
     def zeros(*shape: int) -> Tensor:
         return q.new_zeros(shape, dtype=torch.float32)
@@ -149,10 +118,7 @@ def _backward(
     dnorm = tuple(zeros(batch, chunks, heads, head_dim) for _ in range(2))
     shapes = [(wide, head_dim), (wide, head_dim), (wide,), (head_dim,)]
     dstart = tuple(zeros(batch, heads, *shape) for shape in shapes)
-    panel = _panel(tiles, q, chunks)
-    for end in range(chunks, 0, -panel):
-        first = max(0, end - panel)
-        _panel_backward(tiles, first, end - first, views, weights, norm, dout, dviews, shares, dnorm, dstart, eps)
+    Backward(tiles, eps, (q, k, v, rho, tau), (gamma, beta), (w1c, w2c, b1c, b2c), dout, dviews, shares, dnorm, dstart).walk()
     drho, dtau, dtau_last = shares
     dtau = dtau.unflatten(-1, (-1, tiles.C)).sum((0, 1, 2, 3))
     dtau[-1] += dtau_last.sum()
@@ -164,54 +130,6 @@ def _backward(
 @_backward.register_fake
 def _(*tensors: Tensor) -> list[Tensor]:
     return [x.new_empty(x.shape) for x in tensors[1:12]]
-
-
-def _panel(tiles: Tiles, q: Tensor, chunks: int) -> int:
-    """Chunks of a panel."""
-    (batch, _, heads, width), wide, item = q.shape, 4 * tiles.F, Operands.of(q).forward.itemsize
-    token = 6 * wide + 3 * width + wide * width / tiles.C + 3 * wide * width / tiles.CHUNK
-    return min(chunks, max(1, int(PANEL_BYTES // (batch * heads * tiles.CHUNK * token * item))))
-
-
-def _panel_backward(
-    tiles: Tiles, first: int, panel: int, views: Tensors, weights: Tensors, norm: Tensors, dout: Tensor,
-    dviews: Tensors, shares: Tensors, dnorm: Tensors, dstart: Tensors, eps: float,
-) -> None:  # fmt: skip
-    """Backward through ``panel`` chunks from ``first`` on: their part of all but ``dstart``, which moves to their start."""
-    (q, k, v, rho, tau), (gamma, beta), (dq, dk, dv), (drho, dtau, dtau_last) = views, norm, dviews, shares
-    (batch, length, heads, head_dim), operands, wide, chunks = q.shape, Operands.of(q), 4 * tiles.F, weights[0].shape[1]
-    tokens = panel * tiles.CHUNK
-
-    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return q.new_empty(batch, shape[0], heads, *shape[1:], dtype=dtype)
-
-    x2, slope, d1 = (empty(tokens, wide, dtype=operands.forward) for _ in range(3))
-    d2, zh = (empty(tokens, head_dim, dtype=operands.forward) for _ in range(2))
-    w2m = empty(tokens // tiles.C, wide, head_dim, dtype=operands.backward)
-    bend, g1, gx = (empty(tokens, wide, dtype=operands.backward) for _ in range(3))
-    g2 = empty(tokens, head_dim, dtype=operands.backward)
-    m1, m2, dw1c = (empty(panel, wide, head_dim, dtype=operands.backward) for _ in range(3))
-    mb1, db1c, mb2, pull = empty(panel, wide), empty(panel, wide), empty(panel, head_dim), empty(tokens)
-    stats = q.new_empty(4, batch, tokens, heads, dtype=torch.float32)
-    sizes, where, hidden = _sizes(tiles), (length, heads, chunks, panel, first), min(64, wide)
-    modes = {"GRAD": triton_dtype(operands.backward), "PRECISION": PRECISION}
-    grid, stages = (batch * panel * heads,), 2 if operands.forward.itemsize == 2 and tiles.BC <= 32 else 1
-    grad.replay[grid](
-        k, v, rho, tau, gamma, beta, *weights, x2, slope, bend, d1, d2, zh, stats, w2m, *where,
-        EPS=eps, BC=tiles.BC, **sizes, **_modes(q), num_warps=_warps(tiles), num_stages=2,
-    )  # fmt: skip
-    grad.queries[grid](
-        q, k, rho, tau, gamma, *weights, dout, x2, d1, d2, dq, dk, g1, gx, g2, m1, m2, mb1, mb2, drho, dtau, *dnorm, *where,
-        EPS=eps, BN=hidden, **sizes, **_modes(q), GRAD=modes["GRAD"], num_warps=4, num_stages=2,
-    )  # fmt: skip
-    grad.reverse[(batch * heads,)](
-        k, rho, tau, gamma, x2, slope, bend, d2, zh, stats, w2m, g1, gx, g2, m1, m2, mb1, mb2, g1, dv, pull, dw1c, db1c,
-        *dstart, length, heads, panel, first, BC=tiles.BC, STAGES=stages, **sizes, **modes, num_warps=_warps(tiles),
-    )  # fmt: skip
-    grad.keys[grid](
-        k, v, rho, tau, gamma, beta, weights[0], d1, zh, g1, pull, dw1c, db1c, dk, dv, drho, dtau_last, *dnorm, *where,
-        BN=hidden, **sizes, **modes, num_warps=4, num_stages=2,
-    )  # fmt: skip
 
 
 def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], output: list[Tensor]) -> None:

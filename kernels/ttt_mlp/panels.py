@@ -1,0 +1,164 @@
+"""The backward pass panel by panel from the end of the sequence: what bounds its scratch, and what runs beside what.
+
+``reverse`` walks panels one after another with few programs. So it runs on a stream beside the rest: while it is in one panel,
+``replay`` and ``queries`` go through the one that it comes to next, and ``keys`` through the one that it has left. Two sets of
+scratch, used in turn, are enough: the ``keys`` of a panel are launched before the ``replay`` that overwrites its set.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from kernels.ttt.launch import PRECISION, Operands, Tiles, triton_dtype
+from kernels.ttt_mlp import backward as grad
+from kernels.ttt_mlp.beside import beside
+from kernels.ttt_mlp.launch import modes, sizes, warps
+
+Tensors = tuple[Tensor, ...]
+
+PANEL_BYTES = 1 << 30
+"""Least bound of what the kernels leave to one another, both sets together; two chunks of all sequences may need more."""
+PANELS = 4
+"""Least number of panels where there are as many chunks: the first one runs beside nothing."""
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """What the kernels of one panel leave to one another; shapes in ``kernels.ttt_mlp.backward``."""
+
+    replayed: Tensors
+    """x2, x2 as operand of gradients, slope, bend, d1, d2, zh, stats, w2m"""
+    queried: Tensors
+    """g1 (later dz1), gx, g2, m1, m2, mb1, mb2"""
+    reversed: Tensors
+    """pull, dw1c, db1c"""
+
+    @classmethod
+    def of(cls, tiles: Tiles, q: Tensor, panel: int) -> "Scratch":
+        """For panels of at most ``panel`` chunks of sequences like ``q``."""
+        (batch, _, heads, narrow), wide, operands = q.shape, 4 * tiles.F, Operands.of(q)
+        tokens = panel * tiles.CHUNK
+
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return q.new_empty(batch, shape[0], heads, *shape[1:], dtype=dtype)
+
+        x2, slope, d1 = (empty(panel, wide, tiles.CHUNK, dtype=operands.forward) for _ in range(3))
+        d2, zh = (empty(tokens, narrow, dtype=operands.forward) for _ in range(2))
+        x2g, bend, g1, gx = (empty(panel, wide, tiles.CHUNK, dtype=operands.backward) for _ in range(4))
+        g2, w2m = (empty(*s, dtype=operands.backward) for s in ((tokens, narrow), (tokens // tiles.C, wide, narrow)))
+        m1, m2, dw1c = (empty(panel, wide, narrow, dtype=operands.backward) for _ in range(3))
+        mb1, mb2, db1c = empty(panel, wide), empty(panel, narrow), empty(panel, wide)
+        replayed = (x2, x2g, slope, bend, d1, d2, zh, empty(tokens, 4), w2m)
+        return cls(replayed, (g1, gx, g2, m1, m2, mb1, mb2), (empty(tokens), dw1c, db1c))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Chunks [first, first + size)."""
+
+    first: int
+    size: int
+    scratch: Scratch
+
+
+@dataclass(frozen=True)
+class Backward:
+    """Arguments of the four kernels. All tensors are contiguous; what the kernels add to starts as zeros."""
+
+    tiles: Tiles
+    eps: float
+    views: Tensors
+    """q, k, v, rho, tau"""
+    norm: Tensors
+    """gamma, beta"""
+    weights: Tensors
+    """w1 (transposed), w2, b1, b2 before every chunk"""
+    dout: Tensor
+    dviews: Tensors
+    """dq, dk, dv"""
+    shares: Tensors
+    """drho; dtau by query; the share of tau_C by chunk"""
+    dnorm: Tensors
+    """dgamma, dbeta by chunk"""
+    dstart: Tensors
+    """dw1 (transposed), dw2, db1, db2 by the state after the panel to be walked next; in the end by the first state"""
+
+    def walk(self) -> None:
+        """Every panel from the last to the first."""
+        q, chunks = self.views[0], self.weights[0].shape[1]
+        size = panel_chunks(self.tiles, q, chunks)
+        sets = [Scratch.of(self.tiles, q, size) for _ in range(min(2, -(-chunks // size)))]
+        walked: list[tuple[Callable[[], None], Panel]] = []
+        for n, end in enumerate(range(chunks, 0, -size)):
+            first = max(0, end - size)
+            panel = Panel(first, end - first, sets[n % 2])
+            self._enter(panel)
+            walked.append((beside(q.device, partial(self._reverse, panel)), panel))
+            if len(walked) == 2:
+                self._leave(*walked.pop(0))
+        self._leave(*walked.pop())
+
+    def _enter(self, panel: Panel) -> None:
+        q, k, v, rho, tau = self.views
+        grid, where, scratch = self._grid(panel), self._where(panel), panel.scratch
+        x2, x2g, _, _, d1, d2, *_ = scratch.replayed
+        grad.replay[grid](
+            k, v, rho, tau, *self.norm, *self.weights, *scratch.replayed, *where,
+            EPS=self.eps, BC=self.tiles.BC, **sizes(self.tiles), **modes(q), num_warps=warps(self.tiles), num_stages=2,
+        )  # fmt: skip
+        grad.queries[grid](
+            q, k, rho, tau, self.norm[0], *self.weights, self.dout, x2, x2g, d1, d2, *self.dviews[:2],
+            *scratch.queried, *self.shares[:2], *self.dnorm, *where,
+            EPS=self.eps, **sizes(self.tiles), **modes(q), GRAD=self._modes["GRAD"], **self._tiling,
+        )  # fmt: skip
+
+    def _reverse(self, panel: Panel) -> None:
+        (q, k, _, rho, tau), tiles = self.views, self.tiles
+        batch, length, heads, _ = q.shape
+        _, x2g, slope, bend, _, *others = panel.scratch.replayed
+        stages = 2 if Operands.of(q).forward.itemsize == 2 and tiles.BC <= 32 else 1
+        grad.reverse[(batch * heads,)](
+            k, rho, tau, self.norm[0], x2g, slope, bend, *others, *panel.scratch.queried,
+            panel.scratch.queried[0], self.dviews[2], *panel.scratch.reversed, *self.dstart,
+            length, heads, panel.size, panel.first,
+            BC=tiles.BC, STAGES=stages, **sizes(tiles), **self._modes, num_warps=warps(tiles),
+        )  # fmt: skip
+
+    def _leave(self, wait: Callable[[], None], panel: Panel) -> None:
+        (_, k, v, rho, tau), (_, dk, dv), (drho, _, dtau_last) = self.views, self.dviews, self.shares
+        _, _, _, _, d1, _, zh, *_ = panel.scratch.replayed
+        wait()
+        grad.keys[self._grid(panel)](
+            k, v, rho, tau, *self.norm, self.weights[0], d1, zh, panel.scratch.queried[0], *panel.scratch.reversed,
+            dk, dv, drho, dtau_last, *self.dnorm, *self._where(panel),
+            BN=min(64, 4 * self.tiles.F), **sizes(self.tiles), **self._modes, num_warps=4, num_stages=2,
+        )  # fmt: skip
+
+    def _grid(self, panel: Panel) -> tuple[int]:
+        batch, _, heads, _ = self.dout.shape
+        return (batch * panel.size * heads,)
+
+    def _where(self, panel: Panel) -> tuple[int, ...]:
+        _, length, heads, _ = self.dout.shape
+        return length, heads, self.weights[0].shape[1], panel.size, panel.first
+
+    @property
+    def _tiling(self) -> dict[str, int]:
+        """Of ``queries``: 16 hidden units a warp; float32 in small tiles, of which shared memory holds enough."""
+        if self.views[0].dtype == torch.float32:
+            return {"BN": 32, "num_warps": 4, "num_stages": 1}
+        return {"BN": 16 * warps(self.tiles), "num_warps": warps(self.tiles), "num_stages": 2}
+
+    @property
+    def _modes(self) -> dict[str, object]:
+        return {"GRAD": triton_dtype(Operands.of(self.views[0]).backward), "PRECISION": PRECISION}
+
+
+def panel_chunks(tiles: Tiles, q: Tensor, chunks: int) -> int:
+    """Chunks of a panel, of which a sequence has ``chunks``."""
+    (batch, _, heads, width), wide, item = q.shape, 4 * tiles.F, Operands.of(q).forward.itemsize
+    token = 7 * wide + 3 * width + wide * width / tiles.C + 3 * wide * width / tiles.CHUNK
+    return min(-(-chunks // PANELS), max(1, int(PANEL_BYTES // (2 * batch * heads * tiles.CHUNK * token * item))))
