@@ -18,6 +18,11 @@ from models.layers import CausalConv, advance
 from models.mixer import Mixer, Size, state_bytes
 
 
+def inverse_softplus(x: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """log(exp(x) - 1), x > 0, exact where x is small."""
+    return x + torch.log(-torch.expm1(-x))
+
+
 @dataclass
 class MambaState:
     """The last inputs of the convolution and the state h of the scan (float32)."""
@@ -51,7 +56,7 @@ class Mamba(Mixer):
         nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
         dt = torch.empty(self.inner).uniform_(math.log(low), math.log(high)).exp()
         with torch.no_grad():
-            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+            self.dt_proj.bias.copy_(inverse_softplus(dt))
 
     def undecayed(self) -> list[nn.Parameter]:
         """As mamba-ssm marks them."""

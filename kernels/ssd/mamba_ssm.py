@@ -1,18 +1,72 @@
-"""The scan of Mamba-2 by mamba-ssm's Triton kernels, in the chunks of 256 tokens that its layer takes."""
+"""The scan of Mamba-2 by mamba-ssm's Triton kernels: sequences in the chunks of 256 tokens that its layer takes, and a step."""
 
+import torch
 from jaxtyping import Float
+from mamba_ssm.ops.triton.selective_state_update import selective_state_update
 from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 from torch import Tensor
+
+CHUNK = 256
 
 
 def forward(
     x: Float[Tensor, "B T H P"],
     dt: Float[Tensor, "B T H"],
+    dt_bias: Float[Tensor, " H"],
     a: Float[Tensor, " H"],
     b: Float[Tensor, "B T N"],
     c: Float[Tensor, "B T N"],
     d: Float[Tensor, " H"],
 ) -> Float[Tensor, "B T H P"]:
     """As the reference."""
-    out: Tensor = mamba_chunk_scan_combined(x, dt, a, b[:, :, None], c[:, :, None], 256, D=d)
+    out: Tensor = mamba_chunk_scan_combined(
+        x, dt, a, b[:, :, None], c[:, :, None], CHUNK, D=d, dt_bias=dt_bias, dt_softplus=True
+    )
     return out
+
+
+@torch.no_grad()
+def prefill(
+    x: Float[Tensor, "B T H P"],
+    dt: Float[Tensor, "B T H"],
+    dt_bias: Float[Tensor, " H"],
+    a: Float[Tensor, " H"],
+    b: Float[Tensor, "B T N"],
+    c: Float[Tensor, "B T N"],
+    d: Float[Tensor, " H"],
+    state: Float[Tensor, "B H P N"],
+) -> Float[Tensor, "B T H P"]:
+    """As the reference."""
+    y: Tensor
+    y, last = mamba_chunk_scan_combined(
+        *(x, dt, a, b[:, :, None], c[:, :, None], CHUNK),
+        D=d,
+        dt_bias=dt_bias,
+        dt_softplus=True,
+        initial_states=state,
+        return_final_states=True,
+    )
+    state.copy_(last)
+    return y
+
+
+@torch.no_grad()
+def step(
+    x: Float[Tensor, "B H P"],
+    dt: Float[Tensor, "B H"],
+    dt_bias: Float[Tensor, " H"],
+    a: Float[Tensor, " H"],
+    b: Float[Tensor, "B N"],
+    c: Float[Tensor, "B N"],
+    d: Float[Tensor, " H"],
+    state: Float[Tensor, "B H P N"],
+) -> Float[Tensor, "B H P"]:
+    """As the reference. What all of a head shares is expanded with stride 0, by which the kernel knows it."""
+    _, _, width, states = state.shape
+    y: Tensor = selective_state_update(
+        *(state, x, dt[..., None].expand_as(x), a[:, None, None].expand(-1, width, states), b[:, None], c[:, None]),
+        D=d[:, None].expand(-1, width),
+        dt_bias=dt_bias[:, None].expand(-1, width),
+        dt_softplus=True,
+    )
+    return y
