@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
+from kernels import causal_conv, gated_norm
 from kernels.ssd import OP
 from models import cost
 from models.cost import Convention, Cost, Phase, sequence_cost
-from models.layers import CausalConv, RMSNorm, advance
+from models.layers import CausalConv
 from models.mamba import inverse_softplus
 from models.mixer import Mixer, Size, SizeError, state_bytes
 
@@ -40,7 +40,8 @@ class Mamba2(Mixer):
         self, size: Size, d_state: int = 128, expand: int = 2, head_dim: int = 64, taps: int = 4, impl: str = "reference"
     ) -> None:
         super().__init__()
-        self.op, self.inner, self.d_state = OP.load(impl), expand * size.width, d_state
+        self.op, self.conv_op, self.norm_op = (op.load(impl) for op in (OP, causal_conv.OP, gated_norm.OP))
+        self.inner, self.d_state = expand * size.width, d_state
         self.head_dim = min(head_dim, size.head_dim)
         self.heads = self.inner // self.head_dim
         if self.heads * self.head_dim != self.inner:
@@ -53,7 +54,7 @@ class Mamba2(Mixer):
         self.dt_bias = nn.Parameter(inverse_softplus(rate))
         self.a_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
         self.d = nn.Parameter(torch.ones(self.heads))
-        self.norm = RMSNorm(self.inner, eps=1e-5)
+        self.norm_weight = nn.Parameter(torch.ones(self.inner))
         self.out_proj = nn.Linear(self.inner, size.width, bias=False)
         with torch.no_grad():  # residual branches, scaled as in GPT-2
             self.out_proj.weight /= math.sqrt(size.layers)
@@ -73,11 +74,12 @@ class Mamba2(Mixer):
         return x.unflatten(-1, (self.heads, self.head_dim)), dt, self.dt_bias, a, b, c, self.d
 
     def _output(self, y: Float[Tensor, "*B H P"], z: Float[Tensor, "*B E"]) -> Float[Tensor, "*B D"]:
-        return self.out_proj(self.norm(y.flatten(-2) * silu(z)))
+        return self.out_proj(self.norm_op.forward(y.flatten(-2), z, self.norm_weight))
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         z, mixed, dt = self._projected(x)
-        return self._output(self.op.forward(*self._arguments(silu(self.conv(mixed)), dt)), z)
+        convolved = self.conv_op.forward(mixed, self.conv.weight, self.conv.bias)
+        return self._output(self.op.forward(*self._arguments(convolved, dt)), z)
 
     def init_state(self, batch: int, max_len: int) -> Mamba2State:
         dtype = torch.promote_types(self.in_proj.weight.dtype, torch.float32)
@@ -87,15 +89,13 @@ class Mamba2(Mixer):
     @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: Mamba2State) -> Float[Tensor, "B T D"]:
         z, mixed, dt = self._projected(x)
-        convolved = silu(self.conv(mixed, state.past))
-        advance(state.past, mixed)
+        convolved = self.conv_op.prefill(mixed, self.conv.weight, self.conv.bias, state.past)
         return self._output(self.op.prefill(*self._arguments(convolved, dt), state.h), z)
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"], state: Mamba2State) -> Float[Tensor, "B D"]:
         z, mixed, dt = self._projected(x)
-        convolved = silu(self.conv(mixed[:, None], state.past)[:, 0])
-        advance(state.past, mixed[:, None])
+        convolved = self.conv_op.step(mixed, self.conv.weight, self.conv.bias, state.past)
         return self._output(self.op.step(*self._arguments(convolved, dt), state.h), z)
 
     def cost(self, phase: Phase, context: int, convention: Convention) -> Cost:

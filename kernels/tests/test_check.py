@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import attention, selective_scan, ssd, ttt_linear, ttt_mlp
+from kernels import attention, causal_conv, gated_norm, selective_scan, ssd, ttt_linear, ttt_mlp
 from kernels.check import Broken, RoundedOperands, Runner, Trial, Verdict, poisoned, relative_error
 from kernels.op import Case, Impl, Op, Pass, Stepping
+from kernels.selective_scan.problem import SelectiveScan
 from kernels.ttt import reference
 
-OPS = (ttt_linear.OP, ttt_mlp.OP, attention.OP, selective_scan.OP, ssd.OP)
+GATED = replace(selective_scan.OP, name="gated_scan", problem=SelectiveScan(is_gated=True))
+OPS = (ttt_linear.OP, ttt_mlp.OP, attention.OP, selective_scan.OP, GATED, ssd.OP, causal_conv.OP, gated_norm.OP)
 CPU = torch.device("cpu")
 SMALL = Case(batch=3, context=37, heads=3, head_dim=8)
 PASSES: tuple[Pass, ...] = ("fwd", "fwd_bwd", "step")

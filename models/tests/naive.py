@@ -153,7 +153,7 @@ def mamba2(mixer: Mamba2, x: Rows) -> Rows:
             h[e] = [decays[head] * h[e][s] + drive * b[s] for s in range(n)]
             y.append(total([h[e][s] * c[s] for s in range(n)]) + d[head] * u[e])
         out.append([y[e] * silu(both[t][e]) for e in range(inner)])
-    return project([rms_norm(row, mixer.norm.weight.tolist(), mixer.norm.eps) for row in out], mixer.out_proj)
+    return project([rms_norm(row, mixer.norm_weight.tolist(), 1e-5) for row in out], mixer.out_proj)
 
 
 def ttt(mixer: TTT, x: Rows) -> Rows:
