@@ -66,28 +66,28 @@ def _carry(
     m_h = m_e[:, None] & (i_n[None, :] < STATES)
     p_h += (i_row * channels + i_e[:, None]) * STATES + i_n[None, :]
     h = tl.load(p_h, mask=m_h, other=0.0)
-    if tl.max(tl.max((h != 0).to(tl.int32), axis=1), axis=0) > 0:
-        a = tl.load(p_a + i_e[:, None] * STATES + i_n[None, :], mask=m_h, other=0.0)
-        bias = tl.load(p_bias + i_e, mask=m_e, other=0.0).to(tl.float32)
-        e = i_e.to(tl.int64)
-        p_y += i_row * s_y_row + e * s_y_channel
-        p_dt += i_row * s_dt_row + e * s_dt_channel
-        p_z += i_row * s_z_row + e * s_z_channel
-        p_c += i_row * s_c_row + i_n * s_c_state
-        for _ in range(length):
-            delta = softplus(tl.load(p_dt, mask=m_e, other=0.0).to(tl.float32) + bias)
-            h *= tl.exp(delta[:, None] * a)
-            added = tl.sum(h * tl.load(p_c).to(tl.float32)[None, :], axis=1)
-            if GATED:
-                z = tl.load(p_z, mask=m_e, other=0.0).to(tl.float32)
-                added *= z * tl.sigmoid(z)
-            y = tl.load(p_y, mask=m_e, other=0.0).to(tl.float32) + added
-            tl.store(p_y, y.to(p_y.dtype.element_ty), mask=m_e)
-            p_y += s_y_time
-            p_dt += s_dt_time
-            p_z += s_z_time
-            p_c += s_c_time
-        tl.store(p_h, h, mask=m_h)
+    is_started = tl.max(tl.max((h != 0).to(tl.int32), axis=1), axis=0)
+    a = tl.load(p_a + i_e[:, None] * STATES + i_n[None, :], mask=m_h, other=0.0)
+    bias = tl.load(p_bias + i_e, mask=m_e, other=0.0).to(tl.float32)
+    e = i_e.to(tl.int64)
+    p_y += i_row * s_y_row + e * s_y_channel
+    p_dt += i_row * s_dt_row + e * s_dt_channel
+    p_z += i_row * s_z_row + e * s_z_channel
+    p_c += i_row * s_c_row + i_n * s_c_state
+    for _ in range(length * is_started):
+        delta = softplus(tl.load(p_dt, mask=m_e, other=0.0).to(tl.float32) + bias)
+        h *= tl.exp(delta[:, None] * a)
+        added = tl.sum(h * tl.load(p_c).to(tl.float32)[None, :], axis=1)
+        if GATED:
+            z = tl.load(p_z, mask=m_e, other=0.0).to(tl.float32)
+            added *= z * tl.sigmoid(z)
+        y = tl.load(p_y, mask=m_e, other=0.0).to(tl.float32) + added
+        tl.store(p_y, y.to(p_y.dtype.element_ty), mask=m_e)
+        p_y += s_y_time
+        p_dt += s_dt_time
+        p_z += s_z_time
+        p_c += s_c_time
+    tl.store(p_h, h, mask=m_h)
 
 
 @triton.jit
