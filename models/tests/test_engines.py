@@ -11,6 +11,7 @@ from models.tests.conftest import build_model
 
 SIZE = Size(width=128, layers=2, heads=2, ffn=256)
 ENGINES = [("mamba", "mamba_ssm"), ("mamba2", "mamba_ssm")]
+ENGINES += [("transformer", impl) for impl in ("split_kv", "sdpa_flash", "sdpa_cudnn", "flash_attn")]
 
 
 @pytest.mark.gpu
