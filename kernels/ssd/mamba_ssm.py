@@ -1,10 +1,15 @@
-"""The scan of Mamba-2 by mamba-ssm's Triton kernels: sequences in the chunks of 256 tokens that its layer takes, and a step."""
+"""The scan of Mamba-2 by mamba-ssm's Triton kernels: sequences in the chunks of 256 tokens that its layer takes, and a step.
+
+Their offsets have 32 bits: larger batches, such as 16 x 32,768 tokens of a 1.3B layer, go through in pieces.
+"""
 
 import torch
 from jaxtyping import Float
 from mamba_ssm.ops.triton.selective_state_update import selective_state_update
 from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 from torch import Tensor
+
+from kernels.pieces import pieces
 
 CHUNK = 256
 
@@ -19,10 +24,13 @@ def forward(
     d: Float[Tensor, " H"],
 ) -> Float[Tensor, "B T H P"]:
     """As the reference."""
-    out: Tensor = mamba_chunk_scan_combined(
-        x, dt, a, b[:, :, None], c[:, :, None], CHUNK, D=d, dt_bias=dt_bias, dt_softplus=True
-    )
-    return out
+    parts = [
+        mamba_chunk_scan_combined(
+            *(x[rows], dt[rows], a, b[rows, :, None], c[rows, :, None], CHUNK), D=d, dt_bias=dt_bias, dt_softplus=True
+        )
+        for rows in pieces(x.shape[0], x.stride(0))
+    ]
+    return _joined(parts)
 
 
 @torch.no_grad()
@@ -37,17 +45,19 @@ def prefill(
     state: Float[Tensor, "B H P N"],
 ) -> Float[Tensor, "B T H P"]:
     """As the reference."""
-    y: Tensor
-    y, last = mamba_chunk_scan_combined(
-        *(x, dt, a, b[:, :, None], c[:, :, None], CHUNK),
-        D=d,
-        dt_bias=dt_bias,
-        dt_softplus=True,
-        initial_states=state,
-        return_final_states=True,
-    )
-    state.copy_(last)
-    return y
+    parts = []
+    for rows in pieces(x.shape[0], x.stride(0)):
+        part, last = mamba_chunk_scan_combined(
+            *(x[rows], dt[rows], a, b[rows, :, None], c[rows, :, None], CHUNK),
+            D=d,
+            dt_bias=dt_bias,
+            dt_softplus=True,
+            initial_states=state[rows],
+            return_final_states=True,
+        )
+        state[rows] = last
+        parts.append(part)
+    return _joined(parts)
 
 
 @torch.no_grad()
@@ -70,3 +80,7 @@ def step(
         dt_softplus=True,
     )
     return y
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
