@@ -4,7 +4,6 @@ import pytest
 
 from kernels.pieces import pieces
 
-
 CASES = [(16, 32768 * 4352, [8, 8]), (16, 1 << 27, [16]), (3, 1 << 30, [2, 1]), (1, 5, [1])]
 
 
