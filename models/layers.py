@@ -3,8 +3,9 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import conv1d, silu
+from torch.nn.functional import silu
 
+from kernels.causal_conv.reference import convolve
 from models import cost
 from models.cost import Convention, Cost, Phase, sequence_cost
 from models.mixer import Size, Stateless
@@ -81,15 +82,10 @@ class CausalConv(nn.Module):
         return self.weight.new_zeros(batch, self.taps - 1, self.weight.shape[0])
 
     def forward(self, x: Float[Tensor, "B T D"], past: Float[Tensor, "B S D"] | None = None) -> Float[Tensor, "B T D"]:
-        """Outputs of T tokens after ``past`` (zeros if not given), which is left as it is: see ``advance``."""
-        x = torch.cat((self.init_state(x.shape[0]).to(x.dtype) if past is None else past, x), dim=1)
-        return conv1d(x.transpose(1, 2), self.weight, self.bias, groups=x.shape[2]).transpose(1, 2)
+        """Outputs of T tokens after ``past`` (zeros if not given), which is left as it is."""
+        before = self.init_state(x.shape[0]).to(x.dtype) if past is None else past
+        return convolve(x, self.weight, self.bias, before)
 
     def flops(self) -> int:
         """FLOPs of one token."""
         return cost.causal_conv(self.weight.shape[0], self.taps)
-
-
-def advance(past: Float[Tensor, "B S D"], x: Float[Tensor, "B T D"]) -> None:
-    """Makes ``past`` the last S inputs after ``x``, in place."""
-    past.copy_(torch.cat((past, x), dim=1)[:, -past.shape[1] :])

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import silu, softplus
 
+from kernels import causal_conv
 from kernels.selective_scan import OP
 from models import cost
 from models.cost import Convention, Cost, Phase, sequence_cost
-from models.layers import CausalConv, advance
+from models.layers import CausalConv
 from models.mixer import Mixer, Size, state_bytes
+
+
+def inverse_softplus(x: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """log(exp(x) - 1), x > 0, exact where x is small."""
+    return x + torch.log(-torch.expm1(-x))
 
 
 @dataclass
@@ -32,7 +37,8 @@ class Mamba(Mixer):
     def __init__(self, size: Size, d_state: int = 16, expand: int = 2, taps: int = 4, impl: str = "reference") -> None:
         super().__init__()
         inner, rank = expand * size.width, math.ceil(size.width / 16)
-        self.op, self.inner, self.rank, self.d_state = OP.load(impl), inner, rank, d_state
+        self.op, self.conv_op = OP.load(impl), causal_conv.OP.load(impl)
+        self.inner, self.rank, self.d_state = inner, rank, d_state
         self.in_proj = nn.Linear(size.width, 2 * inner, bias=False)
         self.conv = CausalConv(inner, taps)
         nn.init.uniform_(self.conv.weight, -(taps**-0.5), taps**-0.5)
@@ -51,22 +57,27 @@ class Mamba(Mixer):
         nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
         dt = torch.empty(self.inner).uniform_(math.log(low), math.log(high)).exp()
         with torch.no_grad():
-            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+            self.dt_proj.bias.copy_(inverse_softplus(dt))
 
     def undecayed(self) -> list[nn.Parameter]:
         """As mamba-ssm marks them."""
         return [self.a_log, self.d, self.dt_proj.bias]
 
-    def _discretised(self, u: Tensor) -> tuple[Tensor, ...]:
-        """Arguments of the scan, from the convolved input u [..., E]."""
+    def _arguments(self, u: Tensor, z: Tensor) -> dict[str, Tensor]:
+        """Arguments of the scan, from the convolved input u and the gate z [..., E]."""
         dt, b, c = self.x_proj(u).split((self.rank, self.d_state, self.d_state), dim=-1)
-        wide = torch.promote_types(u.dtype, torch.float32)
-        dt = softplus(self.dt_proj(dt).to(wide))
-        return u, dt, -torch.exp(self.a_log.to(wide)), b, c, self.d
+        dt = self.op.project(dt, self.dt_proj.weight)
+        a = -torch.exp(self.a_log.to(torch.promote_types(u.dtype, torch.float32)))
+        return {"u": u, "dt": dt, "dt_bias": self.dt_proj.bias, "a": a, "b": b, "c": c, "d": self.d, "z": z}
+
+    def _inputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Input of the convolution and gate, [..., E] each."""
+        return self.op.project(x, self.in_proj.weight).chunk(2, dim=-1)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        u, z = self.in_proj(x).chunk(2, dim=-1)
-        return self.out_proj(self.op.forward(*self._discretised(silu(self.conv(u)))) * silu(z))
+        u, z = self._inputs(x)
+        u = self.conv_op.forward(u, self.conv.weight, self.conv.bias)
+        return self.out_proj(self.op.forward(**self._arguments(u, z)))
 
     def init_state(self, batch: int, max_len: int) -> MambaState:
         dtype = torch.promote_types(self.in_proj.weight.dtype, torch.float32)
@@ -74,17 +85,15 @@ class Mamba(Mixer):
 
     @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: MambaState) -> Float[Tensor, "B T D"]:
-        u, z = self.in_proj(x).chunk(2, dim=-1)
-        convolved = silu(self.conv(u, state.past))
-        advance(state.past, u)
-        return self.out_proj(self.op.prefill(*self._discretised(convolved), state.h) * silu(z))
+        u, z = self._inputs(x)
+        u = self.conv_op.prefill(u, self.conv.weight, self.conv.bias, state.past)
+        return self.out_proj(self.op.prefill(**self._arguments(u, z), state=state.h))
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"], state: MambaState) -> Float[Tensor, "B D"]:
-        u, z = self.in_proj(x).chunk(2, dim=-1)
-        convolved = silu(self.conv(u[:, None], state.past)[:, 0])
-        advance(state.past, u[:, None])
-        return self.out_proj(self.op.step(*self._discretised(convolved), state.h) * silu(z))
+        u, z = self._inputs(x)
+        u = self.conv_op.step(u, self.conv.weight, self.conv.bias, state.past)
+        return self.out_proj(self.op.step(**self._arguments(u, z), state=state.h))
 
     def cost(self, phase: Phase, context: int, convention: Convention) -> Cost:
         width, e, n, r = self.in_proj.in_features, self.inner, self.d_state, self.rank

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kernels.causal_conv.reference import advance
 from models.cost import Convention, Cost, Phase, sequence_cost
-from models.layers import CausalConv, advance
+from models.layers import CausalConv
 from models.mixer import Mixer, Size, state_bytes
 
 

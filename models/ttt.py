@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from kernels import ttt_linear, ttt_mlp
+from kernels.causal_conv.reference import advance
 from kernels.ttt import InnerState, LayerNorm
 from kernels.ttt.flops import token_flops
 from kernels.ttt.reference import inner_loss
 from models import cost
 from models.cost import Convention, Cost, Phase, sequence_cost
-from models.layers import CausalConv, advance, linear, rope_tables, rotate
+from models.layers import CausalConv, linear, rope_tables, rotate
 from models.mixer import Mixer, Size, state_bytes
 
 OPS = {"linear": ttt_linear.OP, "mlp": ttt_mlp.OP}

@@ -41,7 +41,7 @@ def test_every_module_and_every_choice_without_optional_packages() -> None:
     assert ended.returncode == 0, ended.stderr
     seen = set(ended.stdout.split())
     assert {"optional:kernels.selective_scan.mamba_ssm", "optional:kernels.ttt_linear.fla_chunk"} <= seen
-    needed = {f"kernels.{op}.reference" for op in ("ttt", "attention", "selective_scan", "ssd")}
+    needed = {f"kernels.{op}.reference" for op in ("ttt", "attention", "selective_scan", "ssd", "causal_conv", "gated_norm")}
     assert needed | {"kernels.check", "kernels.ttt_mlp", "bench.experiments.kernel_speed"} <= seen
     assert {"kernels.ttt.reference", "models.ttt", "bench.run", "bench.__main__", "bench.experiments.train"} <= seen
     assert {"model=ttt_mlp", "size=1.3b", "experiment=decode_latency", "device=h100"} <= seen

@@ -1,8 +1,12 @@
 """Causal softmax attention by torch's scaled_dot_product_attention; scale 1/sqrt(F), no dropout.
 
+prefill and step ask the device how much of the cache is filled, which a CUDA graph cannot hold: kernels/attention/split_kv.py
+has a step that does not.
+
 Shapes: B batch, T time, H heads, F head dim, M length of the preallocated cache.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,14 +32,21 @@ def forward(q: Float[Tensor, "B T H F"], k: Float[Tensor, "B T H F"], v: Float[T
 
 @torch.no_grad()
 def prefill(
-    q: Float[Tensor, "B T H F"], k: Float[Tensor, "B T H F"], v: Float[Tensor, "B T H F"], cache: Cache
+    q: Float[Tensor, "B T H F"],
+    k: Float[Tensor, "B T H F"],
+    v: Float[Tensor, "B T H F"],
+    cache: Cache,
+    whole: Callable[[Tensor, Tensor, Tensor], Tensor] = forward,
 ) -> Float[Tensor, "B T H F"]:
     """Outputs of T further tokens after each row's position; writes them to ``cache``, in place.
+
+    ``whole`` is the ``forward`` that takes sequences from their start.
 
     Raises:
         ValueError: the cache is too short for the new tokens.
     """
-    n, start, end = q.shape[1], int(cache.position.min()), int(cache.position.max()) + q.shape[1]
+    n = q.shape[1]
+    end = int(cache.position.max()) + n
     if end > cache.key.shape[2]:
         raise ValueError(f"the cache holds {cache.key.shape[2]} tokens, {end} are needed; init_state with a larger max_len")
     slots = cache.position.long()[:, None] + torch.arange(n, device=q.device)
@@ -43,8 +54,8 @@ def prefill(
     cache.key.transpose(1, 2)[rows, slots] = k
     cache.value.transpose(1, 2)[rows, slots] = v
     cache.position += n
-    if start == 0 and end == n:
-        return forward(q, k, v)
+    if end == n:
+        return whole(q, k, v)
     seen = torch.arange(end, device=q.device) <= slots[:, :, None]
     keys, values = cache.key[:, :, :end], cache.value[:, :, :end]
     return scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=seen[:, None]).transpose(1, 2)
@@ -54,10 +65,7 @@ def prefill(
 def step(
     q: Float[Tensor, "B H F"], k: Float[Tensor, "B H F"], v: Float[Tensor, "B H F"], cache: Cache
 ) -> Float[Tensor, "B H F"]:
-    """Outputs of one further token per row; writes it to ``cache``, in place.
-
-    Reads the filled part of the cache, whose length it asks of the device: a host synchronisation that a
-    CUDA graph cannot hold.
+    """Outputs of one further token per row; writes it to ``cache``, in place. Reads the filled part of the cache.
 
     Raises:
         ValueError: the cache is full.

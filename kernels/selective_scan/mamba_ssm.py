@@ -1,6 +1,7 @@
-"""The selective scan of mamba-ssm: CUDA for sequences, Triton for a step."""
+"""The selective scan of mamba-ssm, with softplus and gate in its kernels: CUDA for sequences, Triton for a step.
 
-import functools
+The CUDA kernel begins at h = 0; what a state before that adds is carried.py's.
+"""
 
 import torch
 from jaxtyping import Float
@@ -8,17 +9,21 @@ from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 from mamba_ssm.ops.triton.selective_state_update import selective_state_update
 from torch import Tensor
 
+from kernels.selective_scan.carry import carry
+
 
 def forward(
     u: Float[Tensor, "B T E"],
     dt: Float[Tensor, "B T E"],
+    dt_bias: Float[Tensor, " E"],
     a: Float[Tensor, "E N"],
     b: Float[Tensor, "B T N"],
     c: Float[Tensor, "B T N"],
     d: Float[Tensor, " E"],
+    z: Float[Tensor, "B T E"] | None = None,
 ) -> Float[Tensor, "B T E"]:
-    """As the reference. dt is taken in u's dtype, a and d in float32; what is not laid out time last is copied."""
-    out: Tensor = selective_scan_fn(*_native(u, dt, a, b, c), d.float())
+    """As the reference. dt_bias, a and d are taken in float32; what is not laid out time last is copied."""
+    out: Tensor = selective_scan_fn(*_native(u, dt, a, b, c, d, z), dt_bias.float(), delta_softplus=True)
     return out.transpose(1, 2)
 
 
@@ -26,22 +31,20 @@ def forward(
 def prefill(
     u: Float[Tensor, "B T E"],
     dt: Float[Tensor, "B T E"],
+    dt_bias: Float[Tensor, " E"],
     a: Float[Tensor, "E N"],
     b: Float[Tensor, "B T N"],
     c: Float[Tensor, "B T N"],
     d: Float[Tensor, " E"],
     state: Float[Tensor, "B E N"],
+    z: Float[Tensor, "B T E"] | None = None,
 ) -> Float[Tensor, "B T E"]:
-    """As the reference, for a state before its first token: the CUDA scan begins at zero.
-
-    Raises:
-        ValueError: the state has read tokens already.
-    """
-    if state.any():
-        raise ValueError("mamba-ssm scans from a zero state only; prefill in one call, or use impl: reference")
-    out, last = selective_scan_fn(*_native(u, dt, a, b, c), d.float(), return_last_state=True)
-    state.copy_(last)
+    """As the reference."""
+    native = _native(u, dt, a, b, c, d, z)
+    out, last = selective_scan_fn(*native, dt_bias.float(), delta_softplus=True, return_last_state=True)
     y: Tensor = out.transpose(1, 2)
+    carry(y, dt, dt_bias, a, c, state, z)
+    state += last
     return y
 
 
@@ -49,24 +52,27 @@ def prefill(
 def step(
     u: Float[Tensor, "B E"],
     dt: Float[Tensor, "B E"],
+    dt_bias: Float[Tensor, " E"],
     a: Float[Tensor, "E N"],
     b: Float[Tensor, "B N"],
     c: Float[Tensor, "B N"],
     d: Float[Tensor, " E"],
     state: Float[Tensor, "B E N"],
+    z: Float[Tensor, "B E"] | None = None,
 ) -> Float[Tensor, "B E"]:
-    """As the reference. mamba-ssm 2.3 fails without a bias of dt, so it is given one of zeros."""
-    y: Tensor = selective_state_update(state, u, dt, a, b, c, d, dt_bias=_no_bias(d.shape[0], d.device))
+    """As the reference."""
+    y: Tensor = selective_state_update(state, u, dt, a, b, c, d, z=z, dt_bias=dt_bias, dt_softplus=True)
     return y
 
 
-@functools.cache
-def _no_bias(width: int, device: torch.device) -> Float[Tensor, " E"]:
-    """Made once, so that no step pays for it."""
-    return torch.zeros(width, device=device)
+def project(x: Float[Tensor, "*B R"], weight: Float[Tensor, "E R"]) -> Float[Tensor, "*B E"]:
+    """x W', of sequences laid out time last by the product itself, as mamba-ssm's layer does; of tokens as they are."""
+    if x.dim() == 2:
+        return x @ weight.T
+    return (weight @ x.flatten(0, 1).T).unflatten(1, x.shape[:2]).permute(1, 2, 0)
 
 
-def _native(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+def _native(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, z: Tensor | None) -> tuple[Tensor | None, ...]:
     """[B, E, T] and [B, N, T], in the dtypes that the CUDA code wants."""
     u, dt, b, c = (x.to(u.dtype).transpose(1, 2) for x in (u, dt, b, c))
-    return u, dt, a.float(), b, c
+    return u, dt, a.float(), b, c, d.float(), None if z is None else z.transpose(1, 2)

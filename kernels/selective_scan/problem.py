@@ -1,9 +1,10 @@
-"""The scan of a Mamba-1 layer of the case's width D = heads x head_dim: E = 2 D channels, N = 16, dt as initialised.
+"""The scan of a Mamba-1 layer of the case's width D = heads x head_dim: E = 2 D channels, N = 16, dt about as initialised.
 
 Tensors are laid out as Mamba's convolution leaves them, time last, and given as [B, T, E] views.
 """
 
 import math
+from dataclasses import dataclass
 from types import ModuleType
 from typing import ClassVar
 
@@ -15,15 +16,17 @@ from kernels.op import Case, Inputs, Stepping
 STATES = 16
 
 
+@dataclass(frozen=True)
 class SelectiveScan(Stepping):
-    """Channels are the heads: b and c are shared by all of them."""
+    """Channels are the heads: b and c are shared by all of them. Without the gate that other operations have not either."""
 
-    head_axis: ClassVar[dict[str, int]] = {"u": 2, "dt": 2, "a": 0, "d": 0}
-    time_inputs: ClassVar[tuple[str, ...]] = ("u", "dt", "b", "c")
+    is_gated: bool = False
+    head_axis: ClassVar[dict[str, int]] = {"u": 2, "dt": 2, "dt_bias": 0, "a": 0, "d": 0, "z": 2}
+    time_inputs: ClassVar[tuple[str, ...]] = ("u", "dt", "b", "c", "z")
     reference: ClassVar[str] = "kernels.selective_scan.reference"
 
     def draw(self, case: Case, generator: torch.Generator) -> Inputs:
-        """a = -1 .. -N and d = 1 in float32; dt log-uniform from 1e-3 to 1e-1 (mamba_simple.py)."""
+        """a = -1 .. -N, d = 1, softplus(dt_bias) log-uniform from 1e-3 to 1e-1 (mamba_simple.py), float32; dt ~ N(0, 1/4)."""
         wide = torch.promote_types(case.dtype, torch.float32)
         e, device = _channels(case), generator.device
 
@@ -31,11 +34,20 @@ class SelectiveScan(Stepping):
             drawn = torch.randn(case.batch, width, case.context, generator=generator, device=device, dtype=case.dtype)
             return drawn.transpose(1, 2)
 
-        uniform = torch.rand(case.batch, e, case.context, generator=generator, device=device, dtype=case.dtype)
-        dt = (math.log(1e-3) + uniform * math.log(100)).exp().transpose(1, 2)
+        uniform = torch.rand(e, generator=generator, device=device, dtype=wide)
+        dt_bias = (math.log(1e-3) + uniform * math.log(100)).exp().expm1().log()
         a = -torch.arange(1, STATES + 1, device=device, dtype=wide).repeat(e, 1)
         d = torch.ones(e, device=device, dtype=wide)
-        return {"u": normal(e), "dt": dt, "a": a, "b": normal(STATES), "c": normal(STATES), "d": d}
+        x = {
+            "u": normal(e),
+            "dt": 0.5 * normal(e),
+            "dt_bias": dt_bias,
+            "a": a,
+            "b": normal(STATES),
+            "c": normal(STATES),
+            "d": d,
+        }
+        return x | ({"z": normal(e)} if self.is_gated else {})
 
     def sample(self, tokens: int, heads: int) -> list[int]:
         """Eight channels, evenly spaced."""
@@ -48,11 +60,11 @@ class SelectiveScan(Stepping):
         """Every position is like every other."""
 
     def prefill(self, module: ModuleType, x: Inputs, state: Tensor) -> Tensor:
-        out: Tensor = module.prefill(*x.values(), state)
+        out: Tensor = module.prefill(**x, state=state)
         return out
 
     def step(self, module: ModuleType, x: Inputs, state: Tensor) -> Tensor:
-        out: Tensor = module.step(*x.values(), state)
+        out: Tensor = module.step(**x, state=state)
         return out
 
     def visible(self, state: Tensor) -> Inputs:
@@ -63,9 +75,9 @@ class SelectiveScan(Stepping):
         return 0
 
     def step_bytes(self, case: Case) -> float:
-        """The float32 state read and written; u, dt, b, c, y."""
+        """The float32 state read and written; u, dt, b, c, y, and z where it is gated."""
         e = _channels(case)
-        return case.batch * (2 * 4 * e * STATES + case.dtype.itemsize * (3 * e + 2 * STATES))
+        return case.batch * (2 * 4 * e * STATES + case.dtype.itemsize * ((3 + self.is_gated) * e + 2 * STATES))
 
 
 def _channels(case: Case) -> int:

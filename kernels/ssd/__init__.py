@@ -1,4 +1,4 @@
-"""The scan of Mamba-2, state space duality (arXiv 2405.21060): a baseline of timings, no layer uses it yet."""
+"""The scan of Mamba-2, state space duality (arXiv 2405.21060)."""
 
 from kernels.op import PURE_TORCH, WITH_GPU, Impl, Op
 from kernels.ssd.problem import SSD

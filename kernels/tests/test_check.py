@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import attention, selective_scan, ssd, ttt_linear, ttt_mlp
+from kernels import attention, causal_conv, gated_norm, selective_scan, ssd, ttt_linear, ttt_mlp
 from kernels.check import Broken, RoundedOperands, Runner, Trial, Verdict, poisoned, relative_error
 from kernels.op import Case, Impl, Op, Pass, Stepping
+from kernels.selective_scan.problem import SelectiveScan
 from kernels.ttt import reference
 
-OPS = (ttt_linear.OP, ttt_mlp.OP, attention.OP, selective_scan.OP, ssd.OP)
+GATED = replace(selective_scan.OP, name="gated_scan", problem=SelectiveScan(is_gated=True))
+OPS = (ttt_linear.OP, ttt_mlp.OP, attention.OP, selective_scan.OP, GATED, ssd.OP, causal_conv.OP, gated_norm.OP)
 CPU = torch.device("cpu")
 SMALL = Case(batch=3, context=37, heads=3, head_dim=8)
 PASSES: tuple[Pass, ...] = ("fwd", "fwd_bwd", "step")
@@ -177,17 +179,6 @@ def test_relative_error_of_what_is_zero_or_not_a_number() -> None:
     assert relative_error(one * 1.5, one) == 0.5
     assert relative_error(zero, zero) == 0.0
     assert relative_error(one, zero) == relative_error(nan, one) == float("inf")
-
-
-@pytest.mark.parametrize("length", [1, 63, 64, 130])
-def test_the_scan_of_mamba_2_is_its_recurrence(length: int) -> None:
-    """h = exp(dt a) h + dt x B', y = h C + d x, token by token."""
-    x, dt, a, b, c, d = Trial(ssd.OP, replace(SMALL, context=length, dtype=torch.float64), CPU).runner.inputs.values()
-    h, outs = x.new_zeros(*x[:, 0].shape, b.shape[2]), []
-    for t in range(length):
-        h = (dt[:, t] * a).exp()[..., None, None] * h + (dt[:, t, :, None] * x[:, t])[..., None] * b[:, t, None, None]
-        outs.append((h @ c[:, t, None, :, None])[..., 0] + d[:, None] * x[:, t])
-    torch.testing.assert_close(ssd.OP.load("reference").forward(x, dt, a, b, c, d), torch.stack(outs, 1), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.gpu

@@ -23,11 +23,11 @@ def load(path: Path) -> Any:
     return OmegaConf.load(path)
 
 
-def build_model(name: str, size: Size, vocab: int, mini_batch: int = 16) -> LM:
+def build_model(name: str, size: Size, vocab: int, mini_batch: int = 16, impl: str = "reference") -> LM:
     """The model of conf/model/<name>.yaml, with ``layers_factor`` applied to the layers."""
     config = load(CONF / f"{name}.yaml")
     layers = size.layers * config.get("layers_factor", 1)
-    chosen = OmegaConf.merge(config, {"impl": "reference", "mini_batch": mini_batch})
+    chosen = OmegaConf.merge(config, {"impl": impl, "mini_batch": mini_batch})
     factories = [instantiate(branch) for branch in chosen.layer]
     return LM(vocab, Size(size.width, layers, size.heads, size.ffn), factories)
 

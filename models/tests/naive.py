@@ -13,6 +13,7 @@ from models.attention import Attention
 from models.layers import CausalConv, SwiGLU
 from models.lm import LM
 from models.mamba import Mamba
+from models.mamba2 import Mamba2
 from models.mixer import Mixer
 from models.short_conv import ShortConv
 from models.tests.conftest import branches
@@ -136,6 +137,25 @@ def mamba(mixer: Mamba, x: Rows) -> Rows:
     return project(out, mixer.out_proj)
 
 
+def mamba2(mixer: Mamba2, x: Rows) -> Rows:
+    inner, width, n, count = mixer.inner, mixer.head_dim, mixer.d_state, x[0][0].count
+    both = project(x, mixer.in_proj)
+    mixed = [[silu(e) for e in row] for row in conv([row[inner : 2 * inner + 2 * n] for row in both], mixer.conv)]
+    bias, a, d = mixer.dt_bias.tolist(), (-mixer.a_log.exp()).tolist(), mixer.d.tolist()
+    rates = [[softplus(e) for e in add(row[2 * inner + 2 * n :], bias)] for row in both]
+    h = [[Number(0.0, count)] * n for _ in range(inner)]
+    out = []
+    for t, row in enumerate(mixed):
+        u, b, c, y = row[:inner], row[inner : inner + n], row[inner + n :], []
+        decays = [(rate * a[head]).exp() for head, rate in enumerate(rates[t])]
+        for e in range(inner):
+            head, drive = e // width, rates[t][e // width] * u[e]
+            h[e] = [decays[head] * h[e][s] + drive * b[s] for s in range(n)]
+            y.append(total([h[e][s] * c[s] for s in range(n)]) + d[head] * u[e])
+        out.append([y[e] * silu(both[t][e]) for e in range(inner)])
+    return project([rms_norm(row, mixer.norm_weight.tolist(), 1e-5) for row in out], mixer.out_proj)
+
+
 def ttt(mixer: TTT, x: Rows) -> Rows:
     """Whole mini-batches only."""
     shared, count = project(x, mixer.q), x[0][0].count
@@ -225,7 +245,14 @@ def updated(weight: Rows, xs: Rows, ds: Rows, eta: Row) -> Rows:
     return zipped(operator.sub, weight, change)
 
 
-NAIVE: dict[type[Mixer], Any] = {SwiGLU: swiglu, ShortConv: short_conv, Attention: attention, Mamba: mamba, TTT: ttt}
+NAIVE: dict[type[Mixer], Any] = {
+    SwiGLU: swiglu,
+    ShortConv: short_conv,
+    Attention: attention,
+    Mamba: mamba,
+    Mamba2: mamba2,
+    TTT: ttt,
+}
 
 
 def logits(model: LM, tokens: list[int], count: Count) -> Rows:

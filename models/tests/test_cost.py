@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.cost import Convention, Cost, Phase
 from models.lm import LM
 from models.mamba import Mamba
+from models.mamba2 import Mamba2
 from models.mixer import Size
 from models.tests.conftest import CONF, Build, build_model, load, perturb
 from models.tests.counted import Count
@@ -30,14 +31,14 @@ class Measured:
 
 @contextmanager
 def measured(model: LM) -> Iterator[Measured]:
-    """Counts torch's matrix products: without convolutions, and without the scan's product h C, which Cost has among others.
+    """Counts torch's matrix products: without convolutions, and without the scans' products, which Cost has among others.
 
-    Attention runs as two products over all pairs (the "full" convention). The scan's product is Mamba's only bmm.
+    Attention runs as two products over all pairs (the "full" convention). A bmm of Mamba or Mamba-2 is the scan's.
     """
     result, counter = Measured(), FlopCounterMode(display=False)
     with sdpa_kernel(SDPBackend.MATH), counter:
         yield result
-    is_scanning = any(isinstance(mixer, Mamba) for mixer in model.mixers)
+    is_scanning = any(isinstance(mixer, (Mamba, Mamba2)) for mixer in model.mixers)
     apart = {"convolution", "convolution_backward"} | ({"bmm"} if is_scanning else set())
     result.flops = sum(n for op, n in counter.get_flop_counts()["Global"].items() if op.__name__ not in apart)
 
@@ -139,12 +140,40 @@ def test_the_papers_matched_models(name: str, ffn: int, gflop: float) -> None:
     assert per_token / 1e9 == pytest.approx(gflop, rel=0.005)
 
 
-# Of the authors' PyTorch code, vocabulary 32000, tied.
+# Of the authors' PyTorch code, and of mamba-ssm's modules in our blocks; vocabulary 32000, tied.
 PARAMETERS = {
-    "125m": {"ttt_linear_t": 110_276_688, "ttt_linear": 110_424_144, "ttt_mlp_t": 114_442_320, "ttt_mlp": 114_589_776},
-    "350m": {"ttt_linear_t": 337_291_008, "ttt_linear": 337_684_224, "ttt_mlp_t": 348_399_360, "ttt_mlp": 348_792_576},
-    "760m": {"ttt_linear_t": 733_018_368, "ttt_linear": 733_608_192, "ttt_mlp_t": 757_938_432, "ttt_mlp": 758_528_256},
-    "1.3b": {"ttt_linear_t": 1_284_852_864, "ttt_linear": 1_285_639_296, "ttt_mlp_t": 1_307_069_568, "ttt_mlp": 1_307_856_000},
+    "125m": {
+        "ttt_linear_t": 110_276_688,
+        "ttt_linear": 110_424_144,
+        "ttt_mlp_t": 114_442_320,
+        "ttt_mlp": 114_589_776,
+        "mamba": 115_096_320,
+        "mamba2": 114_944_448,
+    },
+    "350m": {
+        "ttt_linear_t": 337_291_008,
+        "ttt_linear": 337_684_224,
+        "ttt_mlp_t": 348_399_360,
+        "ttt_mlp": 348_792_576,
+        "mamba": 352_797_696,
+        "mamba2": 349_619_712,
+    },
+    "760m": {
+        "ttt_linear_t": 733_018_368,
+        "ttt_linear": 733_608_192,
+        "ttt_mlp_t": 757_938_432,
+        "ttt_mlp": 758_528_256,
+        "mamba": 765_126_144,
+        "mamba2": 752_070_912,
+    },
+    "1.3b": {
+        "ttt_linear_t": 1_284_852_864,
+        "ttt_linear": 1_285_639_296,
+        "ttt_mlp_t": 1_307_069_568,
+        "ttt_mlp": 1_307_856_000,
+        "mamba": 1_334_740_992,
+        "mamba2": 1_306_303_488,
+    },
 }
 
 

@@ -1,0 +1,40 @@
+"""The convolution and SiLU by the CUDA kernels of causal-conv1d.
+
+They read [B, E, T] with either E or T densest in memory, the former with strides in multiples of 8; inputs laid out
+otherwise are copied.
+"""
+
+import torch
+from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
+from jaxtyping import Float
+from torch import Tensor
+
+from kernels.causal_conv.reference import advance
+
+
+def forward(x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"]) -> Float[Tensor, "B T E"]:
+    """As the reference, laid out as ``x`` is."""
+    if x.stride(1) != 1 and (x.stride(0) % 8 or x.stride(1) % 8):
+        x = x.contiguous()
+    out: Tensor = causal_conv1d_fn(x.transpose(1, 2), weight[:, 0], bias, activation="silu")
+    return out.transpose(1, 2)
+
+
+@torch.no_grad()
+def prefill(
+    x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"], past: Float[Tensor, "B S E"]
+) -> Float[Tensor, "B T E"]:
+    """As the reference. The first S outputs are made anew: only one of the two layouts can be given a state."""
+    kept, out = past.shape[1], forward(x, weight, bias)
+    out[:, :kept] = forward(torch.cat((past, x[:, :kept]), dim=1), weight, bias)[:, kept:]
+    advance(past, x)
+    return out
+
+
+@torch.no_grad()
+def step(
+    x: Float[Tensor, "B E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"], past: Float[Tensor, "B S E"]
+) -> Float[Tensor, "B E"]:
+    """As the reference."""
+    y: Tensor = causal_conv1d_update(x, past.transpose(1, 2), weight[:, 0], bias, activation="silu")
+    return y

@@ -1,0 +1,45 @@
+"""Depthwise causal convolution and SiLU: y_t = SiLU(bias + sum_j w_j x_{t-S+j}), zeros before the start.
+
+Shapes: B batch, T time, E channels, K taps, S = K - 1. The state is the last S inputs, [B, S, E].
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import conv1d, silu
+
+
+def forward(x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"]) -> Float[Tensor, "B T E"]:
+    """Outputs of whole sequences; differentiable in every argument."""
+    return silu(convolve(x, weight, bias, x.new_zeros(x.shape[0], weight.shape[2] - 1, x.shape[2])))
+
+
+@torch.no_grad()
+def prefill(
+    x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"], past: Float[Tensor, "B S E"]
+) -> Float[Tensor, "B T E"]:
+    """Outputs of T further tokens; advances ``past`` in place."""
+    out = silu(convolve(x, weight, bias, past))
+    advance(past, x)
+    return out
+
+
+@torch.no_grad()
+def step(
+    x: Float[Tensor, "B E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"], past: Float[Tensor, "B S E"]
+) -> Float[Tensor, "B E"]:
+    """Outputs of one further token per row; advances ``past`` in place."""
+    return prefill(x[:, None], weight, bias, past)[:, 0]
+
+
+def convolve(
+    x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"], past: Float[Tensor, "B S E"]
+) -> Float[Tensor, "B T E"]:
+    """The convolution alone, after ``past``, which is left as it is."""
+    return conv1d(torch.cat((past, x), dim=1).transpose(1, 2), weight, bias, groups=x.shape[2]).transpose(1, 2)
+
+
+def advance(past: Float[Tensor, "B S E"], x: Float[Tensor, "B T E"]) -> None:
+    """Makes ``past`` the last S inputs after ``x``, in place."""
+    kept = past.shape[1]
+    past.copy_(torch.cat((past, x[:, -kept:]), dim=1)[:, -kept:])
