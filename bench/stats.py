@@ -123,6 +123,22 @@ def median_interval(samples: ArrayLike, level: float = 0.95) -> Interval:
     return Interval(float(np.median(x)), float(x[k - 1]), float(x[n - k]), n, "samples", 1 - 2 * below / 2**n)
 
 
+def ratio_interval(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
+    """Ratio of the medians of two independent samples of positive numbers, a over b.
+
+    Each median's interval has half the error that the ratio's may have, so that both hold with probability `level`; with too
+    few samples for that the bounds are infinite. `Interval.n` is the smaller number of samples.
+    ValueError: as for `median_interval`; not all of b is above 0.
+    """
+    if np.min(_column("b", b)) <= 0:
+        raise ValueError("a sample of b is not above 0: a ratio to it has no meaning")
+    each = 1 - (1 - level) / 2
+    top, bottom = median_interval(a, each), median_interval(b, each)
+    known = min(top.level, bottom.level) >= each
+    low, high = (top.low / bottom.high, top.high / bottom.low) if known else (-math.inf, math.inf)
+    return Interval(top.value / bottom.value, low, high, min(top.n, bottom.n), "samples", level)
+
+
 def verdict(difference: Interval, equal_within: float, level: float = 0.95) -> Literal["equal", "different", "cannot tell"]:
     """What a difference shows: equal where the whole interval lies within ±equal_within, else different where it excludes 0.
 

@@ -16,7 +16,7 @@ from bench.figures.data import Data
 from bench.figures.frame import groups, records
 from bench.figures.page import Layout, Page, handle
 from bench.figures.style import INK, QUIET, Look, digits, styled
-from bench.stats import median_interval
+from bench.stats import Interval, ratio_interval
 
 NAME = "kernel_speed"
 TITLE = "Time of one layer's operation, relative to ours"
@@ -24,8 +24,6 @@ EXPERIMENTS = (NAME,)
 OURS = {"ttt_linear": "TTT-Linear", "ttt_mlp": "TTT-MLP"}
 PASSES = {"fwd": "forward", "fwd_bwd": "forward and backward", "step": "step"}
 PLACE = ["batch", "context", "heads", "head_dim"]
-# Each of a pair of intervals has this level, so that the interval of their ratio has at least 95 %.
-LEVEL = 0.975
 ROW_IN = 0.33
 BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 LOOKS = {
@@ -45,12 +43,10 @@ LOOKS = {
 
 @dataclass(frozen=True)
 class Ratio:
-    """Another implementation's time over ours, with bounds that hold it with at least 95 %; NaN where samples are too few."""
+    """Another implementation's time over ours."""
 
     look: Look
-    value: float
-    low: float
-    high: float
+    interval: Interval
 
 
 @dataclass(frozen=True)
@@ -110,10 +106,8 @@ def _is_other(row: dict[str, Any], op: str, impl: str) -> bool:
 
 
 def _ratio(other: dict[str, Any], ours: dict[str, Any]) -> Ratio:
-    theirs, mine = (median_interval(row["samples"] or (row["value"],), LEVEL) for row in (other, ours))
-    known = min(theirs.level, mine.level) >= LEVEL
-    low, high = (theirs.low / mine.high, theirs.high / mine.low) if known else (math.nan, math.nan)
-    return Ratio(LOOKS[other["op"], other["impl"]], theirs.value / mine.value, low, high)
+    theirs, mine = (row["samples"] or (row["value"],) for row in (other, ours))
+    return Ratio(LOOKS[other["op"], other["impl"]], ratio_interval(theirs, mine))
 
 
 def _label(row: dict[str, Any], table: pd.DataFrame) -> str:
@@ -148,8 +142,9 @@ def _draw(ax: Axes, cases: Sequence[Comparison], count: int) -> None:
         ax.text(0.01, place - 0.14, case.label, transform=ax.get_yaxis_transform(), va="bottom", bbox=BEHIND)
         ax.axhline(place + 0.12, color=QUIET, linewidth=0.3, zorder=0)
         for ratio in case.ratios:
-            ax.plot([ratio.low, ratio.high], [place + 0.12] * 2, color=ratio.look.colour, linewidth=2, alpha=0.5)
-            ax.plot(ratio.value, place + 0.12, **_dot(ratio.look).kwargs)
+            ends = [end for end in (ratio.interval.low, ratio.interval.high) if math.isfinite(end)]
+            ax.plot(ends, [place + 0.12] * len(ends), color=ratio.look.colour, linewidth=2, alpha=0.5)
+            ax.plot(ratio.interval.value, place + 0.12, **_dot(ratio.look).kwargs)
         if not case.ratios:
             ax.text(0.99, place + 0.12, "nothing to compare with", transform=ax.get_yaxis_transform(), ha="right", color=QUIET)
 
@@ -160,11 +155,8 @@ def _dot(look: Look) -> Look:
 
 
 def _share_x(axes: Sequence[Axes], ratios: Sequence[Ratio]) -> None:
-    values = [
-        1.0,
-        *(ratio.value for ratio in ratios),
-        *(b for ratio in ratios for b in (ratio.low, ratio.high) if math.isfinite(b)),
-    ]
+    ends = [end for ratio in ratios for end in (ratio.interval.low, ratio.interval.high)]
+    values = [1.0, *(ratio.interval.value for ratio in ratios), *(end for end in ends if math.isfinite(end))]
     low, high = min(values) / 1.25, max(values) * 1.25
     ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if low < tick < high]
     for ax in axes:
