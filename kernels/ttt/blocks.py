@@ -6,7 +6,8 @@ Two habits keep the chain of mini-batches short (the formulas are those of kerne
   and b of the last inner layer are centred once, when they are loaded, and their mean over the outputs is put back when they
   are stored. Only D takes the mean of z away, which rounding leaves: without that a mean would feed its own growth.
 * *One round of sums.* With u = gamma^2 z_hat + shift, shift = gamma (beta - target), the sums over the F features that D needs
-  are sums of z^2, gamma^2 z, gamma^2 z^2, shift z and shift: independent of one another, so one reduction deep.
+  are sums of z, z^2, gamma^2 z, gamma^2 z^2, shift z and shift: independent of one another, so one reduction deep. Those of
+  z less its mean follow from them: the mean is rounding's alone, so nothing cancels.
 
 AXIS is the axis of features (0 where tiles are kept transposed), WIDTH their number. Tiles are features x tokens or tokens x
 features in float32; gamma, beta and what is made of them are broadcast along tokens.
