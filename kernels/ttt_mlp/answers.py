@@ -50,7 +50,7 @@ def chunk_answers(
     return zb2, p1, p2, a1, a2, factors, is_near
 
 
-@triton.jit(do_not_specialize=["panel", "first_chunk", "kept_from"])
+@triton.jit(do_not_specialize=["panel", "first_chunk", "kept", "kept_from"])
 def answer(
     q_ptr, k_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, position_ptr,
     out_ptr, x2_ptr, d1_ptr, d2_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr,

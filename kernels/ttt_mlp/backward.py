@@ -32,7 +32,7 @@ from kernels.ttt_mlp.chain import SCALE
 from kernels.ttt_mlp.gelu import gelu, gelu_twice
 
 
-@triton.jit(do_not_specialize=["panel", "first_chunk"])  # panels differ, their code need not
+@triton.jit(do_not_specialize=["chunks", "panel", "first_chunk"])  # panels differ, their code need not
 def replay(
     k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr,
     x2_ptr, x2g_ptr, slope_ptr, bend_ptr, d1_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
@@ -105,7 +105,7 @@ def replay(
         w2 = tl.dot(x2h, step.to(OPERAND), w2, input_precision=PRECISION)
 
 
-@triton.jit(do_not_specialize=["panel", "first_chunk"])
+@triton.jit(do_not_specialize=["chunks", "panel", "first_chunk"])
 def queries(
     q_ptr, k_ptr, rho_ptr, tau_ptr, gamma_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr, dout_ptr, x2_ptr, x2g_ptr, d1_ptr, d2_ptr,
     dq_ptr, dk_ptr, g1_ptr, gx_ptr, g2_ptr, m1_ptr, m2_ptr, mb1_ptr, mb2_ptr, drho_ptr, dtau_ptr, dgamma_ptr, dbeta_ptr,
@@ -276,7 +276,7 @@ def reverse(
     tl.store(db2_ptr + i_p * F + row, db2, mask=t[:, None] == 0)
 
 
-@triton.jit(do_not_specialize=["panel", "first_chunk"])
+@triton.jit(do_not_specialize=["chunks", "panel", "first_chunk"])
 def keys(
     k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1c_ptr, d1_ptr, zh_ptr, dz1_ptr, pull_ptr, dw1c_ptr, db1c_ptr,
     dk_ptr, dv_ptr, drho_ptr, dtau_ptr, dgamma_ptr, dbeta_ptr,

@@ -117,7 +117,7 @@ def _tile(
     return w1, b1, w2, w2.to(OPERAND), b2
 
 
-@triton.jit(do_not_specialize=["panel", "first_chunk", "kept_from"])
+@triton.jit(do_not_specialize=["panel", "first_chunk", "kept", "kept_from"])
 def chain(
     q_ptr, k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1_ptr, w2_ptr, b1_ptr, b2_ptr,
     slot_k_ptr, slot_x_ptr, slot_d1_ptr, slot_d2_ptr, slot_rho_ptr, position_ptr,
