@@ -95,15 +95,16 @@ def test_small_and_large_rates(rate: float) -> None:
 
 
 def test_panels_and_chunks_are_seamless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Backward through three chunks, each its own panel, gives what one panel gives."""
+    """Three chunks, each its own panel, give what one panel gives."""
     case, found = Case(135, heads=1), []
     for count, bound in ((1, panels.PANEL_BYTES), (1, 1)):
         monkeypatch.setattr(panels, "PANELS", count)
         monkeypatch.setattr(panels, "PANEL_BYTES", bound)
         tensors = [x.requires_grad_() for x in case.single()]
-        run(kernel, tensors).backward(case.dout.float())
-        found.append([x.grad for x in tensors])
-    for name, a, b in zip(NAMES, *found, strict=True):
+        out = run(kernel, tensors)
+        out.backward(case.dout.float())
+        found.append([out, *(x.grad for x in tensors)])
+    for name, a, b in zip(("out", *NAMES), *found, strict=True):
         assert a is not None
         assert b is not None
         assert_near(a, b.double(), name)
@@ -117,7 +118,7 @@ def test_strides_and_graphs_without_gradients() -> None:
         assert_near(run(kernel, tensors), run(reference, case.tensors), "out")
 
 
-@pytest.mark.parametrize("cuts", [(0, 37), (0, 5, 6, 37), (0, 16, 32), (0, 3, 20, 35)])
+@pytest.mark.parametrize("cuts", [(0, 37), (0, 5, 6, 37), (0, 16, 32), (0, 3, 20, 35), (0, 5, 140)])
 def test_prefill_goes_on_from_any_state(cuts: tuple[int, ...]) -> None:
     case = Case(cuts[-1])
     expected, found = case.states()
@@ -127,8 +128,9 @@ def test_prefill_goes_on_from_any_state(cuts: tuple[int, ...]) -> None:
     assert_same_state(found, expected)
 
 
-def test_rows_stand_at_different_positions() -> None:
-    case = Case(30, batch=3)
+@pytest.mark.parametrize("length", [30, 90])
+def test_rows_stand_at_different_positions(length: int) -> None:
+    case = Case(length, batch=3)
     expected, found = case.states()
     for row, start in enumerate((0, 3, 13)):
         tokens = [x[row : row + 1] for x in case.tensors[:4]] + case.tensors[4:]
@@ -137,8 +139,8 @@ def test_rows_stand_at_different_positions() -> None:
                 part = rows(state, row)
                 prefill(module, [x.to(wide) for x in tokens], part, 0, start)
                 state.position[row] = start
-    truth = prefill(reference, case.tensors, expected, 13, 30)
-    assert_near(prefill(kernel, case.single(), found, 13, 30), truth, "out")
+    truth = prefill(reference, case.tensors, expected, 13, length)
+    assert_near(prefill(kernel, case.single(), found, 13, length), truth, "out")
     assert_same_state(found, expected)
 
 

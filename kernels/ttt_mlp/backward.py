@@ -1,11 +1,7 @@
 """Gradients of TTT-MLP, in four kernels: three over all chunks at once, and between them a chain in reverse.
 
-Of the forward pass there are W and b at the start of every chunk (``kernels.ttt_mlp.chain``). Within a chunk the weights of a
-later mini-batch are those of its start less the pairs between, so that with e of ``kernels.ttt_linear.chunks``, which says how
-much pair j moves the weights that token i meets, a chunk's answers are products of whole tiles:
-
-    Zb1 = Q W1 + b1 - (e * (Q K' + 1)) D1,  Xb2 = GELU(Zb1),  Zb2 = Xb2 W2 + b2 - (e * (Xb2 X2' + 1)) D2 .
-
+Of the forward pass there are W and b at the start of every chunk (``kernels.ttt_mlp.chain``), from which its answers are
+worked out once more (``kernels.ttt_mlp.answers``, which has Zb1, Xb2, Zb2 and e).
 dW', db' are gradients by the state after a mini-batch, D = delta(Z2, V - K), D1 = E * GELU'(Z1), E = D2 W2':
 
 ``replay``   the mini-batches of a chunk once more: X2, GELU'(Z1), E * GELU''(Z1), D1, D2, z_hat and W2 of each
@@ -31,12 +27,12 @@ import triton
 import triton.language as tl
 
 from kernels.ttt.blocks import guarded, total, totals, totals5
-from kernels.ttt_linear.chunks import token_factors
+from kernels.ttt_mlp.answers import chunk_answers
 from kernels.ttt_mlp.chain import SCALE
 from kernels.ttt_mlp.gelu import gelu, gelu_twice
 
 
-@triton.jit(do_not_specialize=["panel", "first_chunk"])  # panels differ, their code need not
+@triton.jit(do_not_specialize=["chunks", "panel", "first_chunk"])  # panels differ, their code need not
 def replay(
     k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr,
     x2_ptr, x2g_ptr, slope_ptr, bend_ptr, d1_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
@@ -76,6 +72,10 @@ def replay(
         z1 = tl.dot(w1.to(OPERAND), tl.trans(k), input_precision=PRECISION) + b1[:, None]
         x2, slope, bend = gelu_twice(z1, FAST)
         x2h = x2.to(OPERAND)
+        hidden, is_slot = (i_l * N + n) * CHUNK + i * C + t[None, :], t[None, :] < C
+        tl.store(x2_ptr + hidden, x2h, mask=is_slot)
+        tl.store(x2g_ptr + hidden, x2.to(x2g_ptr.dtype.element_ty), mask=is_slot)
+        tl.store(slope_ptr + hidden, slope.to(OPERAND), mask=is_slot)
         z2 = tl.dot(tl.trans(x2h), w2h, input_precision=PRECISION) + b2[None, :]
         gz, shift = gamma * gamma * z2, gamma * (beta - v + key.to(tl.float32))
         squares, pulls, curves, tilts = totals(z2 * z2, gz, gz * z2, shift * z2, 1)
@@ -85,11 +85,7 @@ def replay(
         d2 = r * (r * gz + shift - pull - total(shift, 1) / F - zh * tilt) * (1 / SCALE)
         d2h = guarded(d2, OPERAND)
         e = tl.dot(w2h, tl.trans(d2h), input_precision=PRECISION)
-        hidden, is_slot = (i_l * N + n) * CHUNK + i * C + t[None, :], t[None, :] < C
         d1 = e * slope
-        tl.store(x2_ptr + hidden, x2h, mask=is_slot)
-        tl.store(x2g_ptr + hidden, x2.to(x2g_ptr.dtype.element_ty), mask=is_slot)
-        tl.store(slope_ptr + hidden, slope.to(OPERAND), mask=is_slot)
         tl.store(bend_ptr + hidden, (e * bend * SCALE).to(bend_ptr.dtype.element_ty), mask=is_slot)
         tl.store(d1_ptr + hidden, d1.to(OPERAND), mask=is_slot)
         tl.store(d2_ptr + inner[:, None] * F + f, d2h, mask=mask)
@@ -109,7 +105,7 @@ def replay(
         w2 = tl.dot(x2h, step.to(OPERAND), w2, input_precision=PRECISION)
 
 
-@triton.jit(do_not_specialize=["panel", "first_chunk"])
+@triton.jit(do_not_specialize=["chunks", "panel", "first_chunk"])
 def queries(
     q_ptr, k_ptr, rho_ptr, tau_ptr, gamma_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr, dout_ptr, x2_ptr, x2g_ptr, d1_ptr, d2_ptr,
     dq_ptr, dk_ptr, g1_ptr, gx_ptr, g2_ptr, m1_ptr, m2_ptr, mb1_ptr, mb2_ptr, drho_ptr, dtau_ptr, dgamma_ptr, dbeta_ptr,
@@ -137,23 +133,12 @@ def queries(
     q = guarded(tl.load(q_ptr + offset, mask=mask, other=0.0), OPERAND)
     d2 = tl.load(d2_ptr + inner[:, None] * F + f[None, :], mask=is_token[:, None], other=0.0)
     rho = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32)[:, None]
-    factors, is_near = token_factors(tau_ptr, C, CHUNK)
-    factors, is_near = tl.trans(factors), tl.trans(is_near)
     weight, matrix = i_w * F * N + n * F + f[None, :], (i_l * N + n) * F + f[None, :]
-
-    p1 = tl.dot(tl.trans(k), q, input_precision=PRECISION) + 1.0
-    a1 = (p1 * (factors * (rho * -SCALE))).to(OPERAND)
-    zb2, p2 = tl.zeros([F, CHUNK], tl.float32), tl.full([CHUNK, CHUNK], 1.0, tl.float32)
-    for i in range(0, N, BN):
-        b1 = tl.load(b1c_ptr + i_w * N + i + n)
-        zb1 = tl.dot(tl.load(w1c_ptr + weight + i * F), q, input_precision=PRECISION) + b1
-        xb2, _ = gelu(tl.dot(tl.load(d1_ptr + hidden + i * CHUNK), a1, zb1, input_precision=PRECISION), FAST)
-        xb2 = xb2.to(OPERAND)
-        zb2 = tl.dot(tl.trans(tl.load(w2c_ptr + weight + i * F)), xb2, zb2, input_precision=PRECISION)
-        p2 = tl.dot(tl.trans(tl.load(x2_ptr + hidden + i * CHUNK)), xb2, p2, input_precision=PRECISION)
-    a2 = p2 * (factors * rho)
-    zb2 = tl.dot(tl.trans(d2), (a2 * -SCALE).to(OPERAND), zb2, input_precision=PRECISION)
-    zb2 += tl.load(b2c_ptr + i_w * F + f)[:, None]
+    zb2, p1, p2, a1, a2, factors, is_near = chunk_answers(
+        q, k, d2, rho, tau_ptr, x2_ptr + i_l * N * CHUNK, d1_ptr + i_l * N * CHUNK,
+        w1c_ptr + i_w * F * N, w2c_ptr + i_w * F * N, b1c_ptr + i_w * N, b2c_ptr + i_w * F,
+        F, N, BN, C, CHUNK, OPERAND, PRECISION, FAST,
+    )  # fmt: skip
     r = tl.rsqrt(total(zb2 * zb2, 0) / F + EPS)
     zb2 *= r
     dout = tl.load(dout_ptr + offset, mask=mask, other=0.0).to(tl.float32)
@@ -291,7 +276,7 @@ def reverse(
     tl.store(db2_ptr + i_p * F + row, db2, mask=t[:, None] == 0)
 
 
-@triton.jit(do_not_specialize=["panel", "first_chunk"])
+@triton.jit(do_not_specialize=["chunks", "panel", "first_chunk"])
 def keys(
     k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1c_ptr, d1_ptr, zh_ptr, dz1_ptr, pull_ptr, dw1c_ptr, db1c_ptr,
     dk_ptr, dv_ptr, drho_ptr, dtau_ptr, dgamma_ptr, dbeta_ptr,

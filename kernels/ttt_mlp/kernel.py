@@ -1,7 +1,7 @@
 """TTT-MLP in Triton: forward and backward, prefill of any length from any state, one step.
 
-Forward and prefill are one kernel, ``chain``. Where gradients will be asked for it stores the weights before every chunk, and
-``backward`` starts from those; a forward without gradients stores nothing.
+Forward and prefill are the same two kernels, ``chain`` and ``answer``. Where gradients will be asked for the weights before
+every chunk are kept, and ``backward`` starts from those; a forward without gradients keeps nothing.
 """
 
 import torch
@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kernels.ttt.flops import register_flops
-from kernels.ttt.launch import CHUNK, Operands
-from kernels.ttt.state import InnerState, LayerNorm
-from kernels.ttt_mlp.chain import chain
-from kernels.ttt_mlp.launch import modes, sizes, tiles_of, warps
+from kernels.ttt.launch import CHUNK
+from kernels.ttt.state import InnerState, LayerNorm, split_weight
+from kernels.ttt_mlp.forward import Forward, chunk_weights, start
+from kernels.ttt_mlp.launch import tiles_of
 from kernels.ttt_mlp.panels import Backward
 from kernels.ttt_mlp.step import step
 
@@ -68,35 +68,20 @@ def _forward(
     gamma: Tensor, beta: Tensor, eps: float, save: bool,
 ) -> list[Tensor]:  # fmt: skip
     """out, and if ``save`` w1 (transposed), w2, b1 and b2 before every chunk (else empty)."""
-    out, saved = _like(q, save)
-    q, k, v, rho, tau, w1, w2, b1, b2, gamma, beta = (x.contiguous() for x in (q, k, v, rho, tau, w1, w2, b1, b2, gamma, beta))
-    _chain((q, k, v, rho, tau, gamma, beta), (w1, w2, w1, w2, b1, b2, *[w1] * 6), (out, *saved), eps, save=save, is_state=False)
-    return [out, *saved]
+    tiles, out, kept = tiles_of(q, tau), q.new_empty(q.shape), _kept(q, save)
+    moved, _ = start(w1, w2, b1, b2, q.shape[0])
+    q, k, v, rho, tau, gamma, beta = (x.contiguous() for x in (q, k, v, rho, tau, gamma, beta))
+    Forward(tiles, eps, (q, k, v, rho, tau), (gamma, beta), moved, out, kept if save else None).walk()
+    return [out, *kept]
 
 
 @_forward.register_fake
 def _(q: Tensor, *rest: object) -> list[Tensor]:
-    out, saved = _like(q, bool(rest[-1]))
-    return [out, *saved]
+    return [q.new_empty(q.shape), *_kept(q, bool(rest[-1]))]
 
 
-def _like(q: Tensor, save: bool) -> tuple[Tensor, Tensors]:
-    (batch, length, heads, head_dim), dtype = q.shape, Operands.of(q).forward
-    chunks, wide = -(-length // CHUNK) if save else 0, 4 * head_dim
-    shapes = [(wide, head_dim), (wide, head_dim), (wide,), (head_dim,)]
-    dtypes = [dtype, dtype, torch.float32, torch.float32]
-    saved = tuple(q.new_empty(batch, chunks, heads, *s, dtype=d) for s, d in zip(shapes, dtypes, strict=True))
-    return q.new_empty(q.shape), saved
-
-
-def _chain(inputs: Tensors, state: Tensors, outputs: Tensors, eps: float, save: bool, is_state: bool) -> None:
-    q, tau = inputs[0], inputs[4]
-    (batch, length, heads, _), tiles = q.shape, tiles_of(q, tau)
-    chain[(batch * heads,)](
-        *inputs, *state, *outputs, length, heads,
-        EPS=eps, **sizes(tiles), BC=tiles.BC, STATEFUL=is_state, SPLIT=is_state and state[0].dtype == torch.float16,
-        SAVE=save, **modes(q), num_warps=warps(tiles), num_stages=2,
-    )  # fmt: skip
+def _kept(q: Tensor, save: bool) -> Tensors:
+    return chunk_weights(q, -(-q.shape[1] // CHUNK) if save else 0)
 
 
 @torch.library.custom_op("ttt_bench::ttt_mlp_backward", mutates_args=())
@@ -156,10 +141,18 @@ def _prefill(
     slot_k: Tensor, slot_x: Tensor, slot_d1: Tensor, slot_d2: Tensor, slot_rho: Tensor, position: Tensor,
 ) -> Tensor:  # fmt: skip
     """out; the state moves by T tokens. ``lo``: the remainders of w1 and w2, or nothing where they are float32."""
+    tiles, out = tiles_of(q, tau), q.new_empty(q.shape)
     q, k, v, rho, tau, gamma, beta = (x.contiguous() for x in (q, k, v, rho, tau, gamma, beta))
-    out, saved = _like(q, save=False)
-    state = (w1, w2, *(lo or (w1, w2)), b1, b2, slot_k, slot_x, slot_d1, slot_d2, slot_rho, position)
-    _chain((q, k, v, rho, tau, gamma, beta), state, (out, *saved), eps, save=False, is_state=True)
+    first, second = (hi.float() + rest.float() for hi, rest in zip((w1, w2), lo, strict=True)) if lo else (w1, w2)
+    moved, means = start(first, second, b1, b2, q.shape[0])
+    slots = (slot_k, slot_x, slot_d1, slot_d2, slot_rho, position)
+    Forward(tiles, eps, (q, k, v, rho, tau), (gamma, beta), moved, out, slots=slots).walk()
+    dense = (moved[0].transpose(2, 3), moved[1] + means[0])
+    values = [part for weight in dense for part in (split_weight(weight) if lo else (weight,))]
+    for held, value in zip([w1, lo[0], w2, lo[1]] if lo else [w1, w2], values, strict=True):
+        held.copy_(value)
+    b1.copy_(moved[2])
+    b2.copy_(moved[3] + means[1])
     position += q.shape[1]
     return out
 

@@ -54,6 +54,13 @@ class Scratch:
         replayed = (x2, x2g, slope, bend, d1, d2, zh, empty(tokens, 4), w2m)
         return cls(replayed, (g1, gx, g2, m1, m2, mb1, mb2), (empty(tokens), dw1c, db1c))
 
+    @staticmethod
+    def chunk_bytes(tiles: Tiles, q: Tensor) -> int:
+        """Of one chunk of all sequences, but for single rows."""
+        (batch, _, heads, narrow), wide, item = q.shape, 4 * tiles.F, Operands.of(q).forward.itemsize
+        token = 7 * wide + 3 * narrow
+        return batch * heads * item * (tiles.CHUNK * token + (tiles.CHUNK // tiles.C + 3) * wide * narrow)
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -89,7 +96,7 @@ class Backward:
     def walk(self) -> None:
         """Every panel from the last to the first."""
         q, chunks = self.views[0], self.weights[0].shape[1]
-        size = panel_chunks(self.tiles, q, chunks)
+        size = panel_chunks(chunks, Scratch.chunk_bytes(self.tiles, q))
         sets = [Scratch.of(self.tiles, q, size) for _ in range(min(2, -(-chunks // size)))]
         walked: list[tuple[Callable[[], None], Panel]] = []
         for n, end in enumerate(range(chunks, 0, -size)):
@@ -157,8 +164,6 @@ class Backward:
         return {"GRAD": triton_dtype(Operands.of(self.views[0]).backward), "PRECISION": PRECISION}
 
 
-def panel_chunks(tiles: Tiles, q: Tensor, chunks: int) -> int:
-    """Chunks of a panel, of which a sequence has ``chunks``."""
-    (batch, _, heads, width), wide, item = q.shape, 4 * tiles.F, Operands.of(q).forward.itemsize
-    token = 7 * wide + 3 * width + wide * width / tiles.C + 3 * wide * width / tiles.CHUNK
-    return min(-(-chunks // PANELS), max(1, int(PANEL_BYTES // (2 * batch * heads * tiles.CHUNK * token * item))))
+def panel_chunks(chunks: int, chunk_bytes: int) -> int:
+    """Chunks of a panel, of which a sequence has ``chunks``, that leave ``chunk_bytes`` of scratch each."""
+    return min(-(-chunks // PANELS), max(1, PANEL_BYTES // (2 * chunk_bytes)))
