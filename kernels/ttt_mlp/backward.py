@@ -217,7 +217,7 @@ def reverse(
     matrix, bias, row = n * F + f, tl.arange(0, N), t[:, None] * 0 + f
     dw1, dw2 = tl.load(dw1_ptr + i_p * N * F + matrix), tl.load(dw2_ptr + i_p * N * F + matrix)
     db1, db2 = tl.load(db1_ptr + i_p * N + bias), tl.load(db2_ptr + i_p * F + row)
-    for later in range(panel):
+    for later in tl.range(0, panel, num_stages=1):  # else, where a chunk is one mini-batch, its loads would fill shared memory
         i_c = panel - 1 - later
         i_l = (i_b * panel + i_c) * H + i_h
         tl.store(dw1c_ptr + i_l * N * F + matrix, dw1.to(GRAD))
