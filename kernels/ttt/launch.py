@@ -78,3 +78,9 @@ def triton_dtype(dtype: torch.dtype) -> tl.dtype:
 def multiprocessors(device: torch.device) -> int:
     """Number of multiprocessors; 1 where kernels are interpreted."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a program may have, 99 KiB on consumer cards, 227 KiB on an H100; interpreted, no limit."""
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin if device.type == "cuda" else 1 << 30

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kernels.ttt.launch import PRECISION, Operands, Tiles, triton_dtype
+from kernels.ttt.launch import PRECISION, Operands, Tiles, shared_memory, triton_dtype
 from kernels.ttt_mlp import backward as grad
 from kernels.ttt_mlp.beside import beside
 from kernels.ttt_mlp.launch import modes, sizes, warps
@@ -21,6 +21,8 @@ Tensors = tuple[Tensor, ...]
 
 PANEL_BYTES = 1 << 30
 """Least bound of what the kernels leave to one another, both sets together; two chunks of all sequences may need more."""
+TWO_STAGES = 120 << 10
+"""Bytes of shared memory that ``reverse`` takes to load a mini-batch ahead, at head dim 64 in 16 bits."""
 PANELS = 4
 """Least number of panels where there are as many chunks: the first one runs beside nothing."""
 
@@ -126,7 +128,8 @@ class Backward:
         (q, k, _, rho, tau), tiles = self.views, self.tiles
         batch, length, heads, _ = q.shape
         _, x2g, slope, bend, _, *others = panel.scratch.replayed
-        stages = 2 if Operands.of(q).forward.itemsize == 2 and tiles.BC <= 32 else 1
+        is_roomy = shared_memory(q.device) >= TWO_STAGES
+        stages = 2 if Operands.of(q).forward.itemsize == 2 and tiles.BC <= 32 and is_roomy else 1
         grad.reverse[(batch * heads,)](
             k, rho, tau, self.norm[0], x2g, slope, bend, *others, *panel.scratch.queried,
             panel.scratch.queried[0], self.dviews[2], *panel.scratch.reversed, *self.dstart,
