@@ -135,13 +135,13 @@ class Runner:
 
     @torch.no_grad()
     def forward(self, module: ModuleType | None, whole: bool) -> Inputs:
-        """The output; the output of prefill and the state after it."""
-        found = {"output": self._call(module, self.inputs)}
-        if whole and isinstance(self.problem, Stepping):
-            state = self._start(self.problem, module, torch.zeros_like)
-            found["output_prefill"] = self.problem.prefill(self._module(module), self.inputs, state)
-            found |= _seen(self.problem, state)
-        return self._picked(found)
+        """The output; the output of prefill and the state after it. By definition both outputs are one: it is made once."""
+        if not (whole and isinstance(self.problem, Stepping)):
+            return self._picked({"output": self._call(module, self.inputs)})
+        state = self._start(self.problem, module, torch.zeros_like)
+        out = self.problem.prefill(self._module(module), self.inputs, state)
+        whole_out = out if module is None else self._call(module, self.inputs)
+        return self._picked({"output": whole_out, "output_prefill": out} | _seen(self.problem, state))
 
     def backward(self, module: ModuleType | None) -> Inputs:
         """The output and the gradient of every input."""
