@@ -118,8 +118,8 @@ class OptimConfig:
 class DeviceConfig:
     """conf/device: where it runs.
 
-    flop_rate: FLOP/s assumed by the planner where no run tells. tokens_at_once: what goes through a model together in an
-    evaluation, which bounds its memory.
+    dtype: what models compute in; what is trained stays float32. flop_rate: FLOP/s assumed by the planner where no run
+    tells. tokens_at_once: what goes through a model together in an evaluation, which bounds its memory.
     """
 
     name: str = MISSING
@@ -185,8 +185,6 @@ def parse(config: DictConfig) -> RunConfig:
     assert isinstance(run, RunConfig)
     if (run.budget.flops is None) == (run.budget.tokens is None):
         raise ConfigError(f"budget '{run.budget.name}' must give either flops or tokens: set budget.flops=… or budget.tokens=…")
-    if run.device.dtype == "bfloat16" and (run.experiment.trains or run.experiment.trained):
-        raise ConfigError("training in bfloat16 is not there yet, only timing; set device.dtype=float32")
     if run.optim.lr != run.optim.searched.get(run.model.name, run.optim.lr):
         run.optim.lr_source = "given by hand"
     _one_of("match.method", run.match.method, ("budget", "ffn", "depth", "tokens"))

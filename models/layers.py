@@ -1,18 +1,34 @@
-"""Small parts that several layers share: linear maps, RMSNorm, SwiGLU, rotary embedding, causal convolution."""
+"""Small parts that several layers share: linear maps, RMSNorm, SwiGLU, rotary embedding, causal convolution.
+
+They compute in the dtype of their input, to which they cast their parameters: float32 parameters train in bfloat16.
+"""
+
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, silu
+from torch.nn.functional import linear as product
 
 from models import cost
 from models.cost import Convention, Cost, Phase, sequence_cost
 from models.mixer import Size, Stateless
 
 
-def linear(inputs: int, outputs: int, std: float = 0.02) -> nn.Linear:
+class Linear(nn.Linear):
+    """x W' + b: the product in the dtype of x, the sum in that of a bias that is wider (``Mixer.kept_wide``)."""
+
+    def forward(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
+        weight, bias = self.weight.to(x.dtype), cast("Tensor | None", self.bias)
+        if bias is None or bias.dtype == x.dtype:
+            return product(x, weight, bias)
+        return product(x, weight) + bias
+
+
+def linear(inputs: int, outputs: int, std: float = 0.02) -> Linear:
     """A projection without bias, N(0, std^2) (ttt-lm-jax's initializer_range)."""
-    layer = nn.Linear(inputs, outputs, bias=False)
+    layer = Linear(inputs, outputs, bias=False)
     nn.init.normal_(layer.weight, std=std)
     return layer
 
@@ -26,7 +42,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+        return self.weight.to(x.dtype) * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
 
 
 class SwiGLU(Stateless):
@@ -83,7 +99,8 @@ class CausalConv(nn.Module):
     def forward(self, x: Float[Tensor, "B T D"], past: Float[Tensor, "B S D"] | None = None) -> Float[Tensor, "B T D"]:
         """Outputs of T tokens after ``past`` (zeros if not given), which is left as it is: see ``advance``."""
         x = torch.cat((self.init_state(x.shape[0]).to(x.dtype) if past is None else past, x), dim=1)
-        return conv1d(x.transpose(1, 2), self.weight, self.bias, groups=x.shape[2]).transpose(1, 2)
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return conv1d(x.transpose(1, 2), weight, bias, groups=x.shape[2]).transpose(1, 2)
 
     def flops(self) -> int:
         """FLOPs of one token."""

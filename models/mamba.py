@@ -14,7 +14,7 @@ from torch.nn.functional import silu, softplus
 from kernels.selective_scan import OP
 from models import cost
 from models.cost import Convention, Cost, Phase, sequence_cost
-from models.layers import CausalConv, advance
+from models.layers import CausalConv, Linear, advance
 from models.mixer import Mixer, Size, state_bytes
 
 
@@ -33,16 +33,16 @@ class Mamba(Mixer):
         super().__init__()
         inner, rank = expand * size.width, math.ceil(size.width / 16)
         self.op, self.inner, self.rank, self.d_state = OP.load(impl), inner, rank, d_state
-        self.in_proj = nn.Linear(size.width, 2 * inner, bias=False)
+        self.in_proj = Linear(size.width, 2 * inner, bias=False)
         self.conv = CausalConv(inner, taps)
         nn.init.uniform_(self.conv.weight, -(taps**-0.5), taps**-0.5)
         nn.init.uniform_(self.conv.bias, -(taps**-0.5), taps**-0.5)
-        self.x_proj = nn.Linear(inner, rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(rank, inner)
+        self.x_proj = Linear(inner, rank + 2 * d_state, bias=False)
+        self.dt_proj = Linear(rank, inner)
         self._init_dt()
         self.a_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().expand(inner, -1).clone())
         self.d = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(inner, size.width, bias=False)
+        self.out_proj = Linear(inner, size.width, bias=False)
         with torch.no_grad():  # residual branches, scaled as in GPT-2
             self.out_proj.weight /= math.sqrt(size.layers)
 
@@ -56,6 +56,10 @@ class Mamba(Mixer):
     def undecayed(self) -> list[nn.Parameter]:
         """As mamba-ssm marks them."""
         return [self.a_log, self.d, self.dt_proj.bias]
+
+    def kept_wide(self) -> list[nn.Parameter]:
+        """As mamba-ssm keeps them: the scan is float32."""
+        return self.undecayed()
 
     def _discretised(self, u: Tensor) -> tuple[Tensor, ...]:
         """Arguments of the scan, from the convolved input u [..., E]."""

@@ -47,7 +47,7 @@ class Train:
         assert lab.weights is not None  # conf/experiment/train.yaml: trains
         if lab.weights.exists():
             return [(tokens, loss) for tokens, loss in load(lab.weights)["curve"]]
-        lm, run = lab.new_lm(), lab.run
+        lm, run = lab.lm_to_train(), lab.run
         batches = TrainBatches(lab.documents("train"), run.optim.train_context, run.seed)
         checkpoint = lab.recorder.folder / "checkpoint.pt"
         plan = lab.prepared.plan

@@ -78,6 +78,15 @@ def test_every_model_in_every_experiment(model: str, experiment: str, folder: Pa
         assert (row.at["size"], row.at["seed"], row.at["dtype"], row.at["exec"]) == ("tiny", 0, "float32", "eager")
 
 
+@pytest.mark.parametrize("experiment", ["train", "perplexity_by_context", "decode_latency"])
+def test_a_model_is_trained_and_measured_in_bfloat16(experiment: str, folder: Path) -> None:
+    run = micro_run(folder, experiment, "model=ttt_mlp", "device.dtype=bfloat16")
+    assert {row.at["dtype"] for row in result(run).rows} == {"bfloat16"}
+    if experiment == "train":
+        weights = load(Path(run.results) / "train" / describe(run).run_id / "weights.pt")["model"]
+        assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("model", ["ttt_linear", "transformer"])
 def test_training_tells_its_card_its_curve_and_its_loss(model: str, folder: Path) -> None:
     run = micro_run(folder, "train", f"model={model}")

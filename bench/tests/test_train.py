@@ -20,6 +20,7 @@ from bench.tests.micro import MODELS
 from bench.train import CorruptCheckpoint, Curve, Diverged, learning_rate, load, make_optimizer, save, train, warmup_steps
 from models.lm import LM
 from models.mixer import Size
+from models.ttt import TTT
 
 VOCAB, CONTEXT, ROWS = 16, 32, 8
 
@@ -73,6 +74,19 @@ def test_every_model_learns_a_period(model: str, tmp_path: Path) -> None:
     assert curve[0][1] == pytest.approx(math.log(VOCAB), abs=0.3)
     assert curve[-1][1] < 0.65  # half of ln 3 is what one token back tells
     assert [tokens for tokens, _ in curve] == [*range(256, 256 * 80, 256), made.tokens]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_in_bfloat16_it_learns_as_in_float32(model: str, tmp_path: Path) -> None:
+    lm, made = new_lm(model), steps_of(25)
+    wide = train(lm, made, periodic(), optim(), tmp_path / "wide.pt")
+    lm = new_lm(model).train_in(torch.bfloat16)
+    narrow = train(lm, made, periodic(), optim(), tmp_path / "narrow.pt")
+    differences = [abs(a - b) for (_, a), (_, b) in zip(wide, narrow, strict=True)]
+    assert 0 < max(differences) < 0.1 * wide[0][1]
+    assert {p.dtype for p in lm.parameters()} == {torch.float32}
+    moved = [not torch.equal(p, q) for p, q in zip(lm.parameters(), new_lm(model).parameters(), strict=True)]
+    assert all(moved)  # also those whose steps bfloat16 would round away
 
 
 @pytest.mark.parametrize("model", ["ttt_mlp", "mamba", "transformer"])
@@ -203,6 +217,7 @@ def test_every_parameter_is_optimised_once_and_mamba_exempts_its_own_from_decay(
 def test_the_schedule_of_the_inner_rate_is_told_to_the_layers(tmp_path: Path) -> None:
     seen, lm = [], new_lm("ttt_mlp")
     ttt = lm.mixers[1]
-    train(lm, steps_of(30), periodic(), optim(), tmp_path / "c.pt", progress=lambda done: seen.append(ttt.lr_scale))
+    assert isinstance(ttt, TTT)
+    train(lm, steps_of(30), periodic(), optim(), tmp_path / "c.pt", progress=lambda done: seen.append(ttt.lr_scale.item()))
     assert seen[:4] == pytest.approx([0.1, 0.4, 0.7, 1.0])
     assert set(seen[3:]) == {1.0}

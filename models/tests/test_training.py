@@ -1,0 +1,157 @@
+"""Training in bfloat16: which dtype each operation sees, float32 weights and gradients; blocks that are computed again."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.lm import LM
+from models.mixer import Mixer, Size, state_tensors
+from models.tests.conftest import Build
+
+SIZE, VOCAB = Size(width=16, layers=2, heads=2, ffn=24), 11
+WIDE, NARROW = torch.float32, torch.bfloat16
+TTT_INNER = {"q": NARROW, "k": NARROW, "v": NARROW, "rho": WIDE, "tau": WIDE, "weights": WIDE, "biases": WIDE, "norm": WIDE}
+# What the operation of a layer sees, in the order of its arguments
+SEEN = {
+    "TTT": list(TTT_INNER.values()),
+    "Attention": [NARROW, NARROW, NARROW],
+    "Mamba": [NARROW, WIDE, WIDE, NARROW, NARROW, WIDE],  # u, dt, a, b, c, d
+}
+KEPT = {
+    "TTT": {"inner_weights", "inner_biases", "norm_weight", "norm_bias", "token_factor", "lr_bias"},
+    "Mamba": {"a_log", "d", "dt_proj.bias"},
+}
+
+
+def draw(length: int = 21) -> tuple[Tensor, Tensor]:
+    tokens = torch.randint(VOCAB, (2, length + 1), generator=torch.Generator().manual_seed(3))
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def spied(mixer: Any) -> list[list[set[torch.dtype]]]:
+    """Of every coming call of the mixer's operation, the dtypes of each argument."""
+    calls: list[list[set[torch.dtype]]] = []
+    op = mixer.op
+
+    def forward(*arguments: Any) -> Tensor:
+        calls.append([{tensor.dtype for tensor in state_tensors(argument)} for argument in arguments])
+        return op.forward(*arguments)
+
+    mixer.op = SimpleNamespace(forward=forward)
+    return calls
+
+
+def with_an_op(lm: LM) -> list[Mixer]:
+    return [mixer for mixer in lm.mixers if hasattr(mixer, "op")]
+
+
+@pytest.fixture
+def lm(build: Build) -> LM:
+    torch.manual_seed(0)
+    made = build(SIZE, VOCAB)
+    with torch.no_grad():
+        for parameter in made.parameters():  # so that no zero, one or equal row hides a rounding
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made
+
+
+@pytest.fixture
+def twin(build: Build, lm: LM) -> LM:
+    made = build(SIZE, VOCAB)
+    made.load_state_dict(lm.state_dict())
+    return made
+
+
+def test_each_operation_sees_its_dtypes_trained_or_cast(lm: LM, twin: LM) -> None:
+    for model in (lm.train_in(NARROW), twin.cast(NARROW)):
+        found = [(mixer, spied(mixer)) for mixer in with_an_op(model)]
+        assert found
+        model.nll(*draw())
+        for mixer, calls in found:
+            assert calls == [[{dtype} for dtype in SEEN[type(mixer).__name__]]]
+
+
+def test_every_matrix_product_of_a_layer_is_in_bfloat16(lm: LM) -> None:
+    outputs: dict[str, torch.dtype] = {}
+
+    def note(name: str, module: nn.Module) -> None:
+        module.register_forward_hook(lambda _, inputs, out: outputs.update({name: inputs[0].dtype, name + ".out": out.dtype}))
+
+    for name, module in lm.named_modules():
+        if isinstance(module, nn.Linear):
+            note(name, module)
+    lm.train_in(NARROW).nll(*draw())
+    wide = {name for name, dtype in outputs.items() if dtype != NARROW}
+    assert len(outputs) > 8
+    assert {name.split("mixer.")[-1] for name in wide} <= {"dt_proj.out"}  # the bias of dt is float32
+
+
+def test_training_in_a_dtype_computes_what_a_model_cast_to_it_does(lm: LM, twin: LM) -> None:
+    trained, cast, exact = lm.train_in(NARROW).nll(*draw()), twin.cast(NARROW).nll(*draw()), lm.train_in(WIDE).nll(*draw())
+    assert torch.equal(trained, cast)
+    assert trained.dtype == WIDE
+    assert not torch.equal(trained, exact)
+    torch.testing.assert_close(trained, exact, rtol=0, atol=0.2)
+
+
+def test_what_is_kept_wide_is_marked(lm: LM) -> None:
+    lm.cast(NARROW)
+    for mixer in lm.mixers:
+        kept = {name for name, p in mixer.named_parameters() if p.dtype == WIDE}
+        assert {name.removesuffix(".0").removesuffix(".1") for name in kept} == KEPT.get(type(mixer).__name__, set())
+    assert lm.head.weight is lm.embedding.weight
+    assert {p.dtype for p in lm.cast(torch.float64).parameters()} == {torch.float64}
+
+
+def test_weights_and_gradients_are_float32(lm: LM, twin: LM) -> None:
+    lm.train_in(NARROW).nll(*draw()).mean().backward()
+    twin.nll(*draw()).mean().backward()
+    assert {(p.dtype, p.grad.dtype) for p in lm.parameters() if p.grad is not None} == {(WIDE, WIDE)}
+    found, expected = (torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None]) for m in (lm, twin))
+    assert (found - expected).norm() < 0.1 * expected.norm()
+
+
+def halves(lm: LM) -> Iterator[Tensor]:
+    lm.zero_grad()
+    yield lm.nll(*draw()).detach()
+    lm.nll(*draw()).mean().backward()
+    yield from (p.grad.clone() for p in lm.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("dtype", [WIDE, NARROW])
+def test_a_block_computed_again_gives_the_same_gradients_and_runs_twice(lm: LM, dtype: torch.dtype) -> None:
+    kept = list(halves(lm.train_in(dtype)))
+    lm.train_in(dtype, recompute=True)
+    calls = [spied(mixer) for mixer in with_an_op(lm)]
+    again = list(halves(lm))
+    assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
+    assert {len(call) for call in calls} == {3}  # once without a backward pass, twice with one
+    with torch.no_grad():
+        lm.nll(*draw())
+    assert {len(call) for call in calls} == {4}
+
+
+def saved_bytes(lm: LM) -> int:
+    """What a forward pass keeps for the backward pass, parameters apart, other than the chunks of the likelihood."""
+    held = {p.data_ptr() for p in lm.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        if x.data_ptr() not in held:
+            kept[x.data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        lm.hidden(draw()[0])
+    return sum(kept.values())
+
+
+def test_of_a_block_computed_again_only_the_input_is_kept(lm: LM) -> None:
+    whole, narrow = saved_bytes(lm), lm.train_in(WIDE, recompute=True)
+    boundary = 2 * 21 * SIZE.width * WIDE.itemsize
+    assert saved_bytes(narrow) < whole / 2
+    assert saved_bytes(narrow) <= (len(lm.blocks) + 4) * boundary
