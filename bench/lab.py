@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bench.build import DTYPES, Prepared, build_lm, prepare
-from bench.config import RunConfig
+from bench.config import RunConfig, TrainConfig
 from bench.data.corpus import Document, load_documents
 from bench.data.tokenizer import get_tokenizer
 from bench.results import At, Coordinate, Recorder, Row
@@ -49,9 +49,10 @@ class Lab:
         """The model with the random weights that the seed gives, cast to the dtype that it computes in."""
         return self._random_lm().cast(self.dtype)
 
-    def lm_to_train(self) -> LM:
+    def lm_to_train(self, how: TrainConfig) -> LM:
         """The same with weights in float32 at least, which train in that dtype."""
-        return self._random_lm().cast(torch.promote_types(self.dtype, torch.float32)).train_in(self.dtype)
+        lm = self._random_lm().cast(torch.promote_types(self.dtype, torch.float32))
+        return lm.train_in(self.dtype, recompute=how.checkpoint == "block", compiled=how.compile)
 
     def _random_lm(self) -> LM:
         """Made on the CPU: the same on every device."""

@@ -18,7 +18,7 @@ from bench.experiments.inner_loss import inner_losses
 from bench.results import Row, Run, read_run
 from bench.run import describe, execute
 from bench.tests.micro import EXPERIMENTS, MODELS, micro_run
-from bench.train import load
+from bench.train import Diverged, load
 from models.lm import LM
 from models.mixer import state_bytes
 
@@ -111,6 +111,40 @@ def test_training_tells_its_card_its_curve_and_its_loss(model: str, folder: Path
     assert nll.at["n_targets"] == sum(len(text.tokens) - 1 for text in texts) == values["targets"]
     assert nll.at["clusters"] == "long:22,short:15"
     assert values["bits_per_byte"] == pytest.approx(nll.value / math.log(2))
+
+
+def test_training_tells_how_fast_it_went(folder: Path) -> None:
+    run = micro_run(folder, "train", "model=transformer", "device.peak_rate=1e9", "seed=5", "train.micro_batch=1")
+    plan, found = prepare(run).plan, {row.metric: row for row in result(run).rows}
+    rate, share, first, seconds = (found[metric] for metric in ("throughput", "mfu", "first_step", "train_time"))
+    assert len(rate.samples) == plan.steps - 1 == len(share.samples)
+    assert min(rate.samples) <= rate.value <= max(rate.samples)
+    assert share.value / rate.value == pytest.approx(prepare(run).train_matmul_flops(32) / 32 / 1e9)
+    assert 0 < first.value < seconds.value
+    assert sum(64 / sample for sample in rate.samples[:-1]) + first.value < seconds.value
+    assert "peak_memory" not in found  # of a GPU only
+    about = {"phase": "train", "context": 32, "batch": 2, "micro_batch": 1, "checkpoint": "none", "exec": "eager"}
+    assert about.items() <= rate.at.items()
+
+
+def test_train_speed_times_steps_of_random_tokens_without_a_corpus(folder: Path) -> None:
+    words = ["train.checkpoint=block", "train.micro_batch=1", "device.dtype=bfloat16", "device.peak_rate=1e9"]
+    run = micro_run(folder, "train_speed", "model=ttt_mlp", "data.path=nowhere", *words)
+    found = {row.metric: row for row in result(run).rows}
+    assert set(found) == {"latency", "throughput", "mfu", "first_step"}
+    rate, time = found["throughput"], found["latency"]
+    assert len(time.samples) == 3
+    assert rate.samples == pytest.approx([2 * 24 / seconds for seconds in time.samples])
+    assert rate.value * time.value == pytest.approx(2 * 24)
+    about = {"model": "ttt_mlp", "impl": "reference", "context": 24, "batch": 2, "micro_batch": 1, "checkpoint": "block"}
+    assert all((about | {"dtype": "bfloat16", "phase": "train"}).items() <= row.at.items() for row in found.values())
+
+
+def test_a_step_that_is_not_finite_ends_train_speed_as_diverged(folder: Path) -> None:
+    run = micro_run(folder, "train_speed", "optim.lr=1e30", "experiment.measure.steps=9")
+    with pytest.raises(Diverged, match=r"at step \d+; lower optim\.lr"):
+        execute(run)
+    assert read_run(Path(run.results) / "train_speed" / describe(run).run_id).manifest.status == "diverged"
 
 
 @pytest.mark.parametrize("model", ["ttt_mlp", "mamba"])

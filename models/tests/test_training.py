@@ -135,6 +135,22 @@ def test_a_block_computed_again_gives_the_same_gradients_and_runs_twice(lm: LM, 
     assert {len(call) for call in calls} == {4}
 
 
+@pytest.mark.parametrize("dtype", [WIDE, NARROW])
+def test_a_likelihood_in_chunks_has_the_gradients_of_the_whole(
+    lm: LM, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    lm.head.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    whole = list(halves(lm.train_in(dtype)))
+    monkeypatch.setattr("models.lm.LOGIT_CHUNK", 10)
+    rows.clear()
+    parts = list(halves(lm))
+    assert rows == [10, 10, 10, 10, 2] * 2 + [2, 10, 10, 10, 10]  # without gradients; with them, and once more backward
+    for a, b in zip(whole, parts, strict=True):
+        bound = 1e-5 if dtype == WIDE else 0.02
+        assert (a - b).norm() <= bound * a.norm()
+
+
 def saved_bytes(lm: LM) -> int:
     """What a forward pass keeps for the backward pass, parameters apart, other than the chunks of the likelihood."""
     held = {p.data_ptr() for p in lm.parameters()}
