@@ -22,6 +22,7 @@ from torch import Tensor
 from bench.budget import Plan
 from bench.config import OptimConfig, TrainConfig
 from bench.data.batches import TrainBatches
+from bench.hardware import begin_peak, peak_bytes
 from models.lm import LM
 
 Curve = list[tuple[int, float]]
@@ -58,8 +59,7 @@ class Meter:
     def __init__(self, log: Log, interval: int, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
         self.log, self.interval, self.device, self.clock = log, interval, device, clock
         self.steps, self.tokens, self.last, self.start = 0, 0, clock(), 0.0
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        begin_peak(device)
 
     def step(self, tokens: int) -> None:
         """One more step of so many tokens."""
@@ -71,8 +71,7 @@ class Meter:
             if self.steps > self.interval:
                 self.log.rates.append(self.tokens / (now - self.start))
             self.tokens, self.start = 0, now
-        if self.device.type == "cuda":
-            self.log.peak_bytes = max(self.log.peak_bytes, torch.cuda.max_memory_allocated(self.device))
+        self.log.peak_bytes = max(self.log.peak_bytes, peak_bytes(self.device))
 
 
 class Diverged(RuntimeError):

@@ -1,6 +1,7 @@
 """Small parts that several layers share: linear maps, RMSNorm, SwiGLU, rotary embedding, causal convolution.
 
-They compute in the dtype of their input, to which they cast their parameters: float32 parameters train in bfloat16.
+They compute in the dtype of their input, to which they cast their parameters, so that float32 parameters train in bfloat16.
+Not by autocast, which makes residuals, norms and rotated q, k float32: twice the bytes, and other numbers than inference.
 """
 
 from typing import cast

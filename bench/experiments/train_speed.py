@@ -10,6 +10,7 @@ import torch
 
 from bench.build import Prepared
 from bench.config import TrainConfig
+from bench.hardware import begin_peak, peak_bytes
 from bench.lab import Lab
 from bench.results import Row
 from bench.throughput import place, speed_rows
@@ -41,6 +42,7 @@ class TrainSpeed:
         """
         if lab.recorder.has("throughput"):
             return
+        begin_peak(lab.device)
         how, optim = TrainConfig(**self.how), lab.run.optim
         lab.here = at = place(how, self.context, self.batch)
         lm = lab.lm_to_train(how).train()
@@ -62,6 +64,5 @@ class TrainSpeed:
         synchronise(lab.device)
         first = time.perf_counter() - start
         seconds = sample(step, lab.device, warm_up=1, least=self.steps, most=self.steps)
-        peak = torch.cuda.max_memory_allocated(lab.device) if lab.device.type == "cuda" else 0
         yield lab.row("latency", float(torch.tensor(seconds).double().quantile(0.5)), "s", at, seconds)
-        yield from speed_rows(lab, at, [self.batch * self.context / s for s in seconds], first, peak)
+        yield from speed_rows(lab, at, [self.batch * self.context / s for s in seconds], first, peak_bytes(lab.device))
