@@ -150,16 +150,20 @@ def test_the_log_goes_on_after_an_interruption(tmp_path: Path) -> None:
 
 
 COMPILED = """
-import torch
+import sys
 from pathlib import Path
+
+import torch
+
 from bench.config import TrainConfig
 from bench.tests.test_train import new_lm, optim, periodic, steps_of
 from bench.train import train
 
 torch.set_num_threads(1)
+folder = Path(sys.argv[1])
 lm = new_lm("transformer", layers=3).train_in(torch.float32, recompute=True, compiled=True)
-same = train(lm, steps_of(3), periodic(), optim(), Path("none"), how=TrainConfig(compile=True)).curve
-eager = train(new_lm("transformer", layers=3), steps_of(3), periodic(), optim(), Path("none")).curve
+same = train(lm, steps_of(3), periodic(), optim(), folder / "compiled.pt", how=TrainConfig(compile=True)).curve
+eager = train(new_lm("transformer", layers=3), steps_of(3), periodic(), optim(), folder / "eager.pt").curve
 assert all(abs(a - b) < 1e-5 for (_, a), (_, b) in zip(same, eager, strict=True)), (same, eager)
 from torch._dynamo.utils import counters
 assert counters["stats"]["unique_graphs"] == 2, counters  # one for all blocks, one for the likelihood; none for the last batch
@@ -167,9 +171,10 @@ assert not counters["graph_break"], counters
 """
 
 
-def test_compiled_blocks_train_alike_and_share_one_graph() -> None:
+def test_compiled_blocks_train_alike_and_share_one_graph(tmp_path: Path) -> None:
     """In a process of its own, as the checks of shapes that tests add do not compile."""
-    ended = subprocess.run([sys.executable, "-c", COMPILED], cwd=ROOT, capture_output=True, text=True, check=False)
+    words = [sys.executable, "-c", COMPILED, str(tmp_path)]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
 
 
