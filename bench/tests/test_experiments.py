@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from bench.data.batches import context_windows
 from bench.data.corpus import Document, load_documents
 from bench.data.tokenizer import get_tokenizer
 from bench.experiments.inner_loss import inner_losses
-from bench.results import Row, Run, read_run
+from bench.results import ROOT, Row, Run, read_run, read_runs
 from bench.run import describe, execute
 from bench.tests.micro import EXPERIMENTS, MODELS, micro_run
 from bench.train import Diverged, load
@@ -138,6 +140,37 @@ def test_train_speed_times_steps_of_random_tokens_without_a_corpus(folder: Path)
     assert rate.value * time.value == pytest.approx(2 * 24)
     about = {"model": "ttt_mlp", "impl": "reference", "context": 24, "batch": 2, "micro_batch": 1, "checkpoint": "block"}
     assert all((about | {"dtype": "bfloat16", "phase": "train"}).items() <= row.at.items() for row in found.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", ["false", "true"])
+@pytest.mark.parametrize("model", ["ttt_linear model.impl=triton", "ttt_mlp model.impl=triton", "transformer"])
+def test_train_speed_on_a_gpu_computes_in_bfloat16_and_tells_its_memory(model: str, compiled: str, tmp_path: Path) -> None:
+    """By its command: in a process without the checks of shapes, which do not compile."""
+    run = ["experiment=train_speed", "size=5m", "device=h100", f"train.compile={compiled}", f"results={tmp_path}"]
+    peaks = []
+    for checkpoint in ("none", "block"):
+        shape = ["experiment.measure.context=512", "experiment.measure.batch=4", f"train.checkpoint={checkpoint}"]
+        words = [sys.executable, "-m", "bench", *run, *shape, *f"model={model}".split()]
+        ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+    for found in read_runs([tmp_path]):
+        rows = {row.metric: row for row in found.rows}
+        assert rows["throughput"].at["dtype"] == "bfloat16" and 0 < rows["mfu"].value < 1
+        peaks.append((rows["peak_memory"].at["checkpoint"], rows["peak_memory"].value))
+    assert dict(peaks)["block"] < dict(peaks)["none"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("model", ["ttt_linear model.impl=triton", "ttt_mlp model.impl=triton", "transformer", "mamba"])
+def test_bfloat16_on_a_gpu_trains_as_float32_does(model: str, folder: Path) -> None:
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        run = micro_run(
+            folder, "train", *f"model={model}".split(), "device=h100", f"device.dtype={dtype}", "train.checkpoint=block"
+        )
+        losses.append(np.array([row.value for row in rows(run, "train_nll")]))
+    assert 0 < np.abs(losses[0] - losses[1]).max() < 0.1 * losses[0][0]
 
 
 def test_a_step_that_is_not_finite_ends_train_speed_as_diverged(folder: Path) -> None:

@@ -1,8 +1,9 @@
 """Training in bfloat16: which dtype each operation sees, float32 weights and gradients; blocks that are computed again."""
 
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from models.lm import LM
 from models.mixer import Mixer, Size, state_tensors
 from models.tests.conftest import Build
+from models.ttt import TTT
 
 SIZE, VOCAB = Size(width=16, layers=2, heads=2, ffn=24), 11
 WIDE, NARROW = torch.float32, torch.bfloat16
@@ -133,6 +135,23 @@ def test_a_block_computed_again_gives_the_same_gradients_and_runs_twice(lm: LM, 
     with torch.no_grad():
         lm.nll(*draw())
     assert {len(call) for call in calls} == {4}
+
+
+@pytest.mark.parametrize("inner", ["linear", "mlp"])
+def test_a_triton_layer_computed_again_gives_the_gradients_of_the_reference(inner: Literal["linear", "mlp"]) -> None:
+    """Without a GPU interpreted; what the kernels keep for the backward pass is kept once, by the second forward."""
+    found, device = [], "cuda" if torch.cuda.is_available() else "cpu"
+    for impl, recompute in (("reference", False), ("triton", False), ("triton", True)):
+        torch.manual_seed(0)
+        layer = partial(TTT, inner=inner, backbone="mamba", base_lr=0.5, impl=impl)
+        lm = LM(VOCAB, Size(width=16, layers=2, heads=1, ffn=8), [layer]).to(device).train_in(WIDE, recompute=recompute)
+        calls = [spied(mixer) for mixer in lm.mixers]
+        lm.nll(*(x.to(device) for x in draw())).mean().backward()
+        assert {len(call) for call in calls} == {2 if recompute else 1}
+        found.append([p.grad for p in lm.parameters() if p.grad is not None])
+    for expected, plain, again in zip(*found, strict=True):
+        assert torch.equal(plain, again)
+        torch.testing.assert_close(plain, expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [WIDE, NARROW])
