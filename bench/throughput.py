@@ -1,8 +1,7 @@
 """Rows of how fast a training goes: tokens per second, the share of the device's peak, memory, the time to its first step."""
 
 from collections.abc import Iterator, Sequence
-
-import torch
+from statistics import median
 
 from bench.config import TrainConfig
 from bench.lab import Lab
@@ -31,8 +30,8 @@ def speed_rows(lab: Lab, at: At, rates: Sequence[float], first_step_s: float, pe
     if peak_bytes:
         yield lab.row("peak_memory", peak_bytes, "byte", at)
     if rates:
-        median, context, peak = float(torch.tensor(rates).double().quantile(0.5)), int(at["context"]), lab.run.device.peak_rate
+        rate, context, peak = median(rates), int(at["context"]), lab.run.device.peak_rate
         if peak is not None:
             share = lab.prepared.train_matmul_flops(context) / context / peak
-            yield lab.row("mfu", median * share, "1", at, [rate * share for rate in rates])
-        yield lab.row("throughput", median, "token/s", at, rates)
+            yield lab.row("mfu", rate * share, "1", at, [sample * share for sample in rates])
+        yield lab.row("throughput", rate, "token/s", at, rates)

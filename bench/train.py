@@ -1,7 +1,8 @@
 """The training loop, the same for every model: AdamW, warm-up and cosine, clipping, micro-batches; resumes exactly.
 
 Recipe of the paper's table 3 and appendix C ("improved" recipe of the Mamba paper): decay on all parameters but those that
-a mixer exempts. Data order is a function of the step, so that a checkpoint is all that a resumed run needs.
+a mixer exempts. Weights, gradients and AdamW are float32 whatever the model computes in. Data order is a function of the step,
+so that a checkpoint is all that a resumed run needs.
 """
 
 import math
@@ -75,7 +76,7 @@ class Meter:
 
 
 class Diverged(RuntimeError):
-    """The loss is not finite; ``step`` is the step after which it was so, where it was a training step's."""
+    """The loss is not finite; ``step``: at which step of a training, counted from 0, if it was one."""
 
     def __init__(self, message: str, step: int | None = None) -> None:
         super().__init__(message)
@@ -123,7 +124,7 @@ def train(
     save_every_s: float = 10.0,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Log:
-    """Trains ``lm`` in place, from ``checkpoint`` on where there is one. Its blocks are as ``lm.train_in`` left them.
+    """Trains ``lm`` in place, from ``checkpoint`` on where there is one. It computes as ``lm.train_in`` left it.
 
     Raises:
         Diverged: the loss is not finite; the weights are those before that step.

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 
 from bench.build import Prepared
 from bench.data.batches import TrainBatches, heldout_windows
@@ -58,16 +57,17 @@ class Train:
         checkpoint = lab.recorder.folder / "checkpoint.pt"
         plan = lab.prepared.plan
         try:
-            log = train(lm, plan, batches, run.optim, checkpoint, how=run.train, progress=partial(self._told, lab))
+            log = train(
+                *(lm, plan, batches, run.optim, checkpoint),
+                how=run.train,
+                progress=lambda done: lab.progress(self.evaluate_share * done),
+            )
         except Diverged as error:
             lab.here = {} if error.step is None else {"step": error.step}
             raise
         save({"model": lm.state_dict(), "log": asdict(log)}, lab.weights)
         checkpoint.unlink(missing_ok=True)
         return log
-
-    def _told(self, lab: Lab, done: float) -> None:
-        lab.progress(self.evaluate_share * done)
 
     def _heldout(self, lab: Lab) -> Iterator[Row]:
         context, documents = lab.run.optim.train_context, lab.documents("heldout")

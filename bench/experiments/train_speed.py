@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -64,5 +65,5 @@ class TrainSpeed:
         synchronise(lab.device)
         first = time.perf_counter() - start
         seconds = sample(step, lab.device, warm_up=1, least=self.steps, most=self.steps)
-        yield lab.row("latency", float(torch.tensor(seconds).double().quantile(0.5)), "s", at, seconds)
+        yield lab.row("latency", median(seconds), "s", at, seconds)
         yield from speed_rows(lab, at, [self.batch * self.context / s for s in seconds], first, peak_bytes(lab.device))
