@@ -49,6 +49,10 @@ class Prepared:
         """Training FLOPs of one sequence."""
         return _train_flops(self.run, self.sketch)(tokens)
 
+    def train_matmul_flops(self, tokens: int) -> int:
+        """Those of matrix products alone."""
+        return self.sketch.cost("train", tokens, _convention(self.run)).matmul_flops
+
     @cached_property
     def plan(self) -> Plan:
         """How the budget is spent.
@@ -102,8 +106,11 @@ def prepare(run: RunConfig) -> Prepared:
 
 
 def _train_flops(run: RunConfig, sketch: LM) -> Callable[[int], int]:
-    convention = cast(Convention, run.match.convention)  # checked where the configuration is parsed
-    return lambda tokens: sketch.cost("train", tokens, convention).flops
+    return lambda tokens: sketch.cost("train", tokens, _convention(run)).flops
+
+
+def _convention(run: RunConfig) -> Convention:
+    return cast(Convention, run.match.convention)  # checked where the configuration is parsed
 
 
 def _reference_flops(run: RunConfig) -> Callable[[int], int]:

@@ -115,11 +115,26 @@ class OptimConfig:
 
 
 @dataclass(kw_only=True)
+class TrainConfig:
+    """How a training fits its device: but for rounding, no number depends on it, save those of time and memory.
+
+    micro_batch: sequences that go through the model together, their gradients added up; 0: the whole batch.
+    checkpoint: none | block: of a block only the input is kept, the rest computed again backward. compile: blocks and
+    likelihood by torch.compile.
+    """
+
+    micro_batch: int = 0
+    checkpoint: str = "none"
+    compile: bool = False
+
+
+@dataclass(kw_only=True)
 class DeviceConfig:
     """conf/device: where it runs.
 
-    flop_rate: FLOP/s assumed by the planner where no run tells. tokens_at_once: what goes through a model together in an
-    evaluation, which bounds its memory.
+    dtype: what models compute in; what is trained stays float32. flop_rate: FLOP/s assumed by the planner where no run
+    tells. tokens_at_once: what goes through a model together in an evaluation, which bounds its memory.
+    peak_rate: FLOP/s of dense bfloat16 matrix products by its maker's data sheet.
     """
 
     name: str = MISSING
@@ -129,6 +144,7 @@ class DeviceConfig:
     tokens_at_once: int = 131_072
     workers: int = 1
     flop_rate: float = MISSING
+    peak_rate: float | None = None
 
 
 @dataclass(kw_only=True)
@@ -157,6 +173,7 @@ class RunConfig:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     seed: int = 0
@@ -164,9 +181,13 @@ class RunConfig:
     refresh: str = "none"
 
 
-# What says where and when a run is measured, and what only explains it: neither changes its numbers.
+# What says where, when and how a run is measured, and what only explains it: neither changes its numbers.
+# (How a training is run does change its time, so what measures that holds a copy of ``train``.)
 UNRECORDED = ("results", "refresh")
-VOLATILE = (*UNRECORDED, "device.workers", "device.flop_rate", "optim.searched", "optim.lr_source", "experiment.modelless")
+VOLATILE = (
+    *(*UNRECORDED, "device.workers", "device.flop_rate", "device.peak_rate"),
+    *("train", "optim.searched", "optim.lr_source", "experiment.modelless"),
+)
 OF_A_MODEL = ("model", "size", "match", "budget", "data", "optim")
 
 
@@ -185,12 +206,15 @@ def parse(config: DictConfig) -> RunConfig:
     assert isinstance(run, RunConfig)
     if (run.budget.flops is None) == (run.budget.tokens is None):
         raise ConfigError(f"budget '{run.budget.name}' must give either flops or tokens: set budget.flops=… or budget.tokens=…")
-    if run.device.dtype == "bfloat16" and (run.experiment.trains or run.experiment.trained):
-        raise ConfigError("training in bfloat16 is not there yet, only timing; set device.dtype=float32")
     if run.optim.lr != run.optim.searched.get(run.model.name, run.optim.lr):
         run.optim.lr_source = "given by hand"
     _one_of("match.method", run.match.method, ("budget", "ffn", "depth", "tokens"))
     _one_of("match.convention", run.match.convention, ("causal", "full"))
+    _one_of("train.checkpoint", run.train.checkpoint, ("none", "block"))
+    if run.train.micro_batch < 0:
+        raise ConfigError(
+            f"train.micro_batch={run.train.micro_batch} is not possible; give sequences, or 0 for the whole batch"
+        )
     _one_of("refresh", run.refresh, ("none", "stale", "all"))
     _one_of("device.dtype", run.device.dtype, ("float32", "bfloat16", "float64"))
     return run

@@ -1,5 +1,6 @@
-"""The machine: its name and the versions of what measures."""
+"""The machine: its name, the memory that it has used, and the versions of what measures."""
 
+import gc
 import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +30,19 @@ def device_name(type_: str) -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def begin_peak(device: torch.device) -> None:
+    """Frees what earlier work left on a GPU; what it allocates at most is counted from here on."""
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most that was allocated on a GPU since ``begin_peak``; 0 on a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
 @cache

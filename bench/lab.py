@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bench.build import DTYPES, Prepared, build_lm, prepare
-from bench.config import RunConfig
+from bench.config import RunConfig, TrainConfig
 from bench.data.corpus import Document, load_documents
 from bench.data.tokenizer import get_tokenizer
 from bench.results import At, Coordinate, Recorder, Row
@@ -40,14 +40,27 @@ class Lab:
         """Where models and data are."""
         return torch.device(self.run.device.type)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What models compute in."""
+        return DTYPES[self.run.device.dtype]
+
     def new_lm(self) -> LM:
-        """The model with the random weights that the seed gives, made on the CPU: the same on every device."""
+        """The model with the random weights that the seed gives, cast to the dtype that it computes in."""
+        return self._random_lm().cast(self.dtype)
+
+    def lm_to_train(self, how: TrainConfig) -> LM:
+        """The same with weights in float32 at least, which train in that dtype."""
+        lm = self._random_lm().cast(torch.promote_types(self.dtype, torch.float32))
+        return lm.train_in(self.dtype, recompute=how.checkpoint == "block", compiled=how.compile)
+
+    def _random_lm(self) -> LM:
+        """Made on the CPU: the same on every device."""
         torch.manual_seed(self.run.seed)
-        lm = build_lm(self.run.model, self.prepared.size, self.run.data.vocab)
-        return lm.to(self.device, DTYPES[self.run.device.dtype])
+        return build_lm(self.run.model, self.prepared.size, self.run.data.vocab).to(self.device)
 
     def trained_lm(self) -> LM:
-        """The model as training left it."""
+        """The model as training left it, cast to the dtype that it computed in."""
         assert self.weights is not None  # conf/experiment: trained
         lm = self.new_lm()
         lm.load_state_dict(load(self.weights)["model"])

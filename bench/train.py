@@ -1,7 +1,8 @@
-"""The training loop, the same for every model: AdamW, warm-up and cosine, clipping; resumes exactly.
+"""The training loop, the same for every model: AdamW, warm-up and cosine, clipping, micro-batches; resumes exactly.
 
 Recipe of the paper's table 3 and appendix C ("improved" recipe of the Mamba paper): decay on all parameters but those that
-a mixer exempts. Data order is a function of the step, so that a checkpoint is all that a resumed run needs.
+a mixer exempts. Weights, gradients and AdamW are float32 whatever the model computes in. Data order is a function of the step,
+so that a checkpoint is all that a resumed run needs.
 """
 
 import math
@@ -9,24 +10,77 @@ import os
 import pickle
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from bench.budget import Plan
-from bench.config import OptimConfig
+from bench.config import OptimConfig, TrainConfig
 from bench.data.batches import TrainBatches
+from bench.hardware import begin_peak, peak_bytes
 from models.lm import LM
 
 Curve = list[tuple[int, float]]
 """Tokens seen and mean training loss (nat/token) of a step."""
 
 
+# Intervals in which a training is timed, at most so many.
+INTERVALS = 100
+
+
+@dataclass
+class Log:
+    """What a training tells of itself, over all its attempts.
+
+    rates: tokens/s of each interval, but the first of an attempt, which warms up. first_step_s: seconds of the first step,
+    compiling included. seconds: of all steps together. peak_bytes: largest memory allocated on a GPU, 0 on a CPU.
+    """
+
+    curve: Curve = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    first_step_s: float = 0.0
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> "Log":
+        """The inverse of ``asdict``, from what ``load`` gives."""
+        return cls(**{**state, "curve": [(tokens, loss) for tokens, loss in state["curve"]]})
+
+
+class Meter:
+    """The clock of one attempt: ``step`` is called at the end of each step, and writes to ``log``."""
+
+    def __init__(self, log: Log, interval: int, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.log, self.interval, self.device, self.clock = log, interval, device, clock
+        self.steps, self.tokens, self.last, self.start = 0, 0, clock(), 0.0
+        begin_peak(device)
+
+    def step(self, tokens: int) -> None:
+        """One more step of so many tokens."""
+        now = self.clock()
+        self.log.first_step_s = self.log.first_step_s or now - self.last
+        self.log.seconds += now - self.last
+        self.steps, self.tokens, self.last = self.steps + 1, self.tokens + tokens, now
+        if self.steps % self.interval == 0:
+            if self.steps > self.interval:
+                self.log.rates.append(self.tokens / (now - self.start))
+            self.tokens, self.start = 0, now
+        self.log.peak_bytes = max(self.log.peak_bytes, peak_bytes(self.device))
+
+
 class Diverged(RuntimeError):
-    """The loss is not finite."""
+    """The loss is not finite; ``step``: at which step of a training, counted from 0, if it was one."""
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class CorruptCheckpoint(ValueError):
@@ -66,48 +120,66 @@ def train(
     optim: OptimConfig,
     checkpoint: Path,
     *,
+    how: TrainConfig | None = None,
     save_every_s: float = 10.0,
     progress: Callable[[float], None] = lambda fraction: None,
-) -> Curve:
-    """Trains ``lm`` in place, from ``checkpoint`` on where there is one, and returns the curve of every step.
+) -> Log:
+    """Trains ``lm`` in place, from ``checkpoint`` on where there is one. It computes as ``lm.train_in`` left it.
 
     Raises:
         Diverged: the loss is not finite; the weights are those before that step.
         CorruptCheckpoint: the checkpoint cannot be read.
     """
     optimizer = make_optimizer(lm, optim)
-    first, curve = _resume(lm, optimizer, checkpoint)
+    first, log = _resume(lm, optimizer, checkpoint)
     lm.train()
-    saved = time.monotonic()
+    how, device = how or TrainConfig(), lm.embedding.weight.device
+    saved, meter = time.monotonic(), Meter(log, math.ceil(plan.steps / INTERVALS), device)
     for step in range(first, plan.steps):
-        loss = _train_step(lm, optimizer, plan, batches, optim, step)
-        if not math.isfinite(loss):
-            raise Diverged(f"the training loss was {loss} at step {step} of {plan.steps}; lower optim.lr={optim.lr}")
         rows, length = plan.shape(step)
-        curve.append(((curve[-1][0] if curve else 0) + rows * length, loss))
+        tokens = torch.from_numpy(batches.batch(step * plan.rows, rows, length)).to(device)
+        set_progress(lm, optimizer, optim, step, plan.steps)
+        with _compiling(anew=step == first) if how.compile else nullcontext():
+            loss = update(lm, optimizer, tokens, optim.clip, how.micro_batch)
+        if not math.isfinite(loss):
+            raise Diverged(f"the training loss was {loss} at step {step} of {plan.steps}; lower optim.lr={optim.lr}", step)
+        meter.step(rows * length)
+        log.curve.append(((log.curve[-1][0] if log.curve else 0) + rows * length, loss))
         progress((step + 1) / plan.steps)
         if time.monotonic() - saved > save_every_s:
-            state = {"model": lm.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "curve": curve}
+            state = {"model": lm.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "log": asdict(log)}
             save(state, checkpoint)
             saved = time.monotonic()
-    return curve
+    return log
 
 
-def _train_step(
-    lm: LM, optimizer: torch.optim.AdamW, plan: Plan, batches: TrainBatches, optim: OptimConfig, step: int
-) -> float:
-    rows, length = plan.shape(step)
-    tokens = torch.from_numpy(batches.batch(step * plan.rows, rows, length)).to(lm.embedding.weight.device)
+def _compiling(*, anew: bool) -> AbstractContextManager[None]:
+    """Whether what is new may be compiled: the last batch, which is shorter, is not worth the time."""
+    return torch.compiler.set_stance("default" if anew else "eager_on_recompile")
+
+
+def set_progress(lm: LM, optimizer: torch.optim.AdamW, optim: OptimConfig, step: int, steps: int) -> None:
+    """Sets what follows a schedule, for a step counted from 0: outer and inner learning rate."""
     for mixer in lm.mixers:
-        mixer.set_progress(step, warmup_steps(optim, plan.steps))
+        mixer.set_progress(step, warmup_steps(optim, steps))
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(optim, step, plan.steps)
+        group["lr"] = learning_rate(optim, step, steps)
+
+
+def update(lm: LM, optimizer: torch.optim.AdamW, tokens: Int[Tensor, "B T"], clip: float, micro_batch: int = 0) -> float:
+    """One step of the optimizer for tokens [B, T + 1]; returns the mean loss, and leaves the weights where it is not finite.
+
+    ``micro_batch`` sequences go through the model together, 0 for all: their gradients add up to the batch's.
+    """
     optimizer.zero_grad(set_to_none=True)
-    loss: Tensor = lm.nll(tokens[:, :-1], tokens[:, 1:]).mean()
-    value = loss.item()
-    if math.isfinite(value):
+    losses = []
+    for part in tokens.split(micro_batch or len(tokens)):
+        loss = lm.nll(part[:, :-1], part[:, 1:]).mean() * (len(part) / len(tokens))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(lm.parameters(), optim.clip)
+        losses.append(loss.detach())
+    value = torch.stack(losses).sum().item()
+    if math.isfinite(value):
+        torch.nn.utils.clip_grad_norm_(lm.parameters(), clip)
         optimizer.step()
     return value
 
@@ -140,10 +212,10 @@ def _compare_checksums(path: Path) -> None:
             raise BadZipFile(f"{damaged} in it is damaged")
 
 
-def _resume(lm: LM, optimizer: torch.optim.AdamW, checkpoint: Path) -> tuple[int, Curve]:
+def _resume(lm: LM, optimizer: torch.optim.AdamW, checkpoint: Path) -> tuple[int, Log]:
     if not checkpoint.exists():
-        return 0, []
+        return 0, Log()
     state = load(checkpoint)
     lm.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    return state["step"], [(tokens, loss) for tokens, loss in state["curve"]]
+    return state["step"], Log.of(state["log"])

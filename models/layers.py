@@ -1,8 +1,15 @@
-"""Small parts that several layers share: linear maps, RMSNorm, SwiGLU, rotary embedding, causal convolution."""
+"""Small parts that several layers share: linear maps, RMSNorm, SwiGLU, rotary embedding, causal convolution.
+
+They compute in the dtype of their input, to which they cast their parameters, so that float32 parameters train in bfloat16.
+Not by autocast, which makes residuals, norms and rotated q, k float32: twice the bytes, and other numbers than inference.
+"""
+
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import linear as product
 from torch.nn.functional import silu
 
 from kernels.causal_conv.reference import convolve
@@ -11,9 +18,17 @@ from models.cost import Convention, Cost, Phase, sequence_cost
 from models.mixer import Size, Stateless
 
 
-def linear(inputs: int, outputs: int, std: float = 0.02) -> nn.Linear:
+class Linear(nn.Linear):
+    """x W' + b in the dtype of x."""
+
+    def forward(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
+        bias = cast("Tensor | None", self.bias)
+        return product(x, self.weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def linear(inputs: int, outputs: int, std: float = 0.02) -> Linear:
     """A projection without bias, N(0, std^2) (ttt-lm-jax's initializer_range)."""
-    layer = nn.Linear(inputs, outputs, bias=False)
+    layer = Linear(inputs, outputs, bias=False)
     nn.init.normal_(layer.weight, std=std)
     return layer
 
@@ -27,7 +42,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+        return self.weight.to(x.dtype) * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
 
 
 class SwiGLU(Stateless):
@@ -84,7 +99,11 @@ class CausalConv(nn.Module):
     def forward(self, x: Float[Tensor, "B T D"], past: Float[Tensor, "B S D"] | None = None) -> Float[Tensor, "B T D"]:
         """Outputs of T tokens after ``past`` (zeros if not given), which is left as it is."""
         before = self.init_state(x.shape[0]).to(x.dtype) if past is None else past
-        return convolve(x, self.weight, self.bias, before)
+        return convolve(x, *self.parameters_in(x.dtype), before)
+
+    def parameters_in(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weight and bias as operands of ``dtype``."""
+        return self.weight.to(dtype), self.bias.to(dtype)
 
     def flops(self) -> int:
         """FLOPs of one token."""

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models import cost
 from models.cost import Convention, Cost, Phase, sequence_cost
-from models.layers import RMSNorm
+from models.layers import Linear, RMSNorm
 from models.mixer import Mixer, Size, State
 
 MixerFactory = Callable[[Size], Mixer]
@@ -42,8 +42,20 @@ class Branch(nn.Module):
         return h + self.mixer.step(self.norm(h), state)
 
 
+class Block(nn.Sequential):
+    """The branches of one layer. Its own ``forward``, as torch.compile takes none of torch.nn's for one graph."""
+
+    def forward(self, h: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        for branch in self:
+            h = branch(h)
+        return h
+
+
 class LM(nn.Module):
-    """Token ids [B, T] to logits over V tokens; ``size.layers`` copies of the list of branches ``layer``."""
+    """Token ids [B, T] to logits over V tokens; ``size.layers`` copies of the list of branches ``layer``, a block each.
+
+    It computes in the dtype of its parameters (``cast``), or trains float32 parameters in a narrower one (``train_in``).
+    """
 
     def __init__(self, vocab: int, size: Size, layer: Sequence[MixerFactory], tied: bool = True, eps: float = 1e-6) -> None:
         super().__init__()
@@ -52,8 +64,11 @@ class LM(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)
         made = (make(size) for _ in range(size.layers) for make in layer)
         self.branches = nn.ModuleList(Branch(mixer, size.width, eps) for mixer in made)
+        self.blocks = [Block(*self.branches[n : n + len(layer)]) for n in range(0, len(self.branches), len(layer))]
+        self.computes_in: torch.dtype | None = None
+        self.recomputes = False
         self.norm = RMSNorm(size.width, eps)
-        self.head = nn.Linear(size.width, vocab, bias=False)
+        self.head = Linear(size.width, vocab, bias=False)
         if tied:
             self.head.weight = self.embedding.weight
         else:
@@ -67,11 +82,32 @@ class LM(nn.Module):
     def _branches(self) -> list[Branch]:
         return cast(list[Branch], list(self.branches))
 
+    def cast(self, dtype: torch.dtype) -> "LM":
+        """Parameters in ``dtype``, in place, save those that mixers keep in float32 at least."""
+        kept = {id(p) for mixer in self.mixers for p in mixer.kept_wide()}
+        for p in self.parameters():
+            p.data = p.data.to(torch.promote_types(dtype, torch.float32) if id(p) in kept else dtype)
+        return self
+
+    def train_in(self, dtype: torch.dtype, *, recompute: bool = False, compiled: bool = False) -> "LM":
+        """Whole sequences are computed in ``dtype`` whatever the parameters', the same numbers that ``cast`` would give.
+
+        recompute: of a block only its input is kept, the rest made again backward. compiled: blocks and likelihood by
+        torch.compile.
+        """
+        self.computes_in, self.recomputes = dtype, recompute
+        if compiled:
+            for block in self.blocks:
+                block.compile()
+            self._token_nll = torch.compile(self._token_nll)  # type: ignore[method-assign]
+        return self
+
     def hidden(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """What the head reads, of whole sequences."""
         h = self.embedding(tokens)
-        for branch in self.branches:
-            h = branch(h)
+        h = h.to(self.computes_in or h.dtype)
+        for block in self.blocks:
+            h = _recomputed(block, h) if self.recomputes else block(h)
         return self.norm(h)
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
@@ -82,15 +118,10 @@ class LM(nn.Module):
         """Negative log-likelihood, in nat, of the targets of the last S <= T positions; logits are never held whole."""
         hidden = self.hidden(tokens)[:, -targets.shape[1] :].flatten(0, 1)
         chunks = zip(hidden.split(LOGIT_CHUNK), targets.flatten().split(LOGIT_CHUNK), strict=True)
-        return torch.cat([self._chunk_nll(h, t) for h, t in chunks]).view(targets.shape)
+        return torch.cat([_recomputed(self._token_nll, h, t) for h, t in chunks]).view(targets.shape)
 
-    def _chunk_nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        def nll(h: Tensor, t: Tensor) -> Tensor:
-            return cross_entropy(_wide(self.head(h)), t, reduction="none")
-
-        if torch.is_grad_enabled():  # the backward pass makes the chunk's logits anew
-            return checkpoint(nll, hidden, targets, use_reentrant=False, preserve_rng_state=False)
-        return nll(hidden, targets)
+    def _token_nll(self, hidden: Float[Tensor, "N D"], targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        return cross_entropy(_wide(self.head(hidden)), targets, reduction="none")
 
     def init_state(self, batch: int, max_len: int) -> list[State]:
         """States of all branches, before the first token."""
@@ -131,6 +162,13 @@ class LM(nn.Module):
     def norm_bytes(self) -> int:
         """Bytes of the weight of one RMSNorm: a branch's or the final one."""
         return self.norm.weight.numel() * self.norm.weight.element_size()
+
+
+def _recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """The function's output; what a backward pass needs of its inside, it makes again."""
+    if torch.is_grad_enabled():
+        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return function(*inputs)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from kernels import causal_conv
 from kernels.selective_scan import OP
 from models import cost
 from models.cost import Convention, Cost, Phase, sequence_cost
-from models.layers import CausalConv
+from models.layers import CausalConv, Linear
 from models.mixer import Mixer, Size, state_bytes
 
 
@@ -39,16 +39,16 @@ class Mamba(Mixer):
         inner, rank = expand * size.width, math.ceil(size.width / 16)
         self.op, self.conv_op = OP.load(impl), causal_conv.OP.load(impl)
         self.inner, self.rank, self.d_state = inner, rank, d_state
-        self.in_proj = nn.Linear(size.width, 2 * inner, bias=False)
+        self.in_proj = Linear(size.width, 2 * inner, bias=False)
         self.conv = CausalConv(inner, taps)
         nn.init.uniform_(self.conv.weight, -(taps**-0.5), taps**-0.5)
         nn.init.uniform_(self.conv.bias, -(taps**-0.5), taps**-0.5)
-        self.x_proj = nn.Linear(inner, rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(rank, inner)
+        self.x_proj = Linear(inner, rank + 2 * d_state, bias=False)
+        self.dt_proj = Linear(rank, inner)
         self._init_dt()
         self.a_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().expand(inner, -1).clone())
         self.d = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(inner, size.width, bias=False)
+        self.out_proj = Linear(inner, size.width, bias=False)
         with torch.no_grad():  # residual branches, scaled as in GPT-2
             self.out_proj.weight /= math.sqrt(size.layers)
 
@@ -63,20 +63,24 @@ class Mamba(Mixer):
         """As mamba-ssm marks them."""
         return [self.a_log, self.d, self.dt_proj.bias]
 
+    def kept_wide(self) -> list[nn.Parameter]:
+        """As mamba-ssm keeps them: the scan is float32."""
+        return self.undecayed()
+
     def _arguments(self, u: Tensor, z: Tensor) -> dict[str, Tensor]:
         """Arguments of the scan, from the convolved input u and the gate z [..., E]."""
         dt, b, c = self.x_proj(u).split((self.rank, self.d_state, self.d_state), dim=-1)
-        dt = self.op.project(dt, self.dt_proj.weight)
+        dt = self.op.project(dt, self.dt_proj.weight.to(u.dtype))
         a = -torch.exp(self.a_log.to(torch.promote_types(u.dtype, torch.float32)))
         return {"u": u, "dt": dt, "dt_bias": self.dt_proj.bias, "a": a, "b": b, "c": c, "d": self.d, "z": z}
 
     def _inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """Input of the convolution and gate, [..., E] each."""
-        return self.op.project(x, self.in_proj.weight).chunk(2, dim=-1)
+        return self.op.project(x, self.in_proj.weight.to(x.dtype)).chunk(2, dim=-1)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         u, z = self._inputs(x)
-        u = self.conv_op.forward(u, self.conv.weight, self.conv.bias)
+        u = self.conv_op.forward(u, *self.conv.parameters_in(x.dtype))
         return self.out_proj(self.op.forward(**self._arguments(u, z)))
 
     def init_state(self, batch: int, max_len: int) -> MambaState:
@@ -86,13 +90,13 @@ class Mamba(Mixer):
     @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: MambaState) -> Float[Tensor, "B T D"]:
         u, z = self._inputs(x)
-        u = self.conv_op.prefill(u, self.conv.weight, self.conv.bias, state.past)
+        u = self.conv_op.prefill(u, *self.conv.parameters_in(x.dtype), state.past)
         return self.out_proj(self.op.prefill(**self._arguments(u, z), state=state.h))
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"], state: MambaState) -> Float[Tensor, "B D"]:
         u, z = self._inputs(x)
-        u = self.conv_op.step(u, self.conv.weight, self.conv.bias, state.past)
+        u = self.conv_op.step(u, *self.conv.parameters_in(x.dtype), state.past)
         return self.out_proj(self.op.step(**self._arguments(u, z), state=state.h))
 
     def cost(self, phase: Phase, context: int, convention: Convention) -> Cost:

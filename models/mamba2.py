@@ -15,7 +15,7 @@ from kernels import causal_conv, gated_norm
 from kernels.ssd import OP
 from models import cost
 from models.cost import Convention, Cost, Phase, sequence_cost
-from models.layers import CausalConv
+from models.layers import CausalConv, Linear
 from models.mamba import inverse_softplus
 from models.mixer import Mixer, Size, SizeError, state_bytes
 
@@ -46,7 +46,7 @@ class Mamba2(Mixer):
         self.heads = self.inner // self.head_dim
         if self.heads * self.head_dim != self.inner:
             raise SizeError(f"heads of {self.head_dim} do not divide the inner width {self.inner}; choose another width")
-        self.in_proj = nn.Linear(size.width, 2 * self.inner + 2 * d_state + self.heads, bias=False)
+        self.in_proj = Linear(size.width, 2 * self.inner + 2 * d_state + self.heads, bias=False)
         self.conv = CausalConv(self.inner + 2 * d_state, taps)
         nn.init.uniform_(self.conv.weight, -(taps**-0.5), taps**-0.5)
         nn.init.uniform_(self.conv.bias, -(taps**-0.5), taps**-0.5)
@@ -55,13 +55,17 @@ class Mamba2(Mixer):
         self.a_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
         self.d = nn.Parameter(torch.ones(self.heads))
         self.norm_weight = nn.Parameter(torch.ones(self.inner))
-        self.out_proj = nn.Linear(self.inner, size.width, bias=False)
+        self.out_proj = Linear(self.inner, size.width, bias=False)
         with torch.no_grad():  # residual branches, scaled as in GPT-2
             self.out_proj.weight /= math.sqrt(size.layers)
 
     def undecayed(self) -> list[nn.Parameter]:
         """As mamba-ssm marks them."""
         return [self.a_log, self.d, self.dt_bias]
+
+    def kept_wide(self) -> list[nn.Parameter]:
+        """As mamba-ssm keeps them: the scan is float32."""
+        return self.undecayed()
 
     def _projected(self, x: Tensor) -> tuple[Tensor, ...]:
         """Gate z [..., E], inputs of the convolution [..., E + 2 N] and dt [..., H]."""
@@ -74,11 +78,11 @@ class Mamba2(Mixer):
         return x.unflatten(-1, (self.heads, self.head_dim)), dt, self.dt_bias, a, b, c, self.d
 
     def _output(self, y: Float[Tensor, "*B H P"], z: Float[Tensor, "*B E"]) -> Float[Tensor, "*B D"]:
-        return self.out_proj(self.norm_op.forward(y.flatten(-2), z, self.norm_weight))
+        return self.out_proj(self.norm_op.forward(y.flatten(-2), z, self.norm_weight.to(z.dtype)))
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         z, mixed, dt = self._projected(x)
-        convolved = self.conv_op.forward(mixed, self.conv.weight, self.conv.bias)
+        convolved = self.conv_op.forward(mixed, *self.conv.parameters_in(x.dtype))
         return self._output(self.op.forward(*self._arguments(convolved, dt)), z)
 
     def init_state(self, batch: int, max_len: int) -> Mamba2State:
@@ -89,13 +93,13 @@ class Mamba2(Mixer):
     @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: Mamba2State) -> Float[Tensor, "B T D"]:
         z, mixed, dt = self._projected(x)
-        convolved = self.conv_op.prefill(mixed, self.conv.weight, self.conv.bias, state.past)
+        convolved = self.conv_op.prefill(mixed, *self.conv.parameters_in(x.dtype), state.past)
         return self._output(self.op.prefill(*self._arguments(convolved, dt), state.h), z)
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"], state: Mamba2State) -> Float[Tensor, "B D"]:
         z, mixed, dt = self._projected(x)
-        convolved = self.conv_op.step(mixed, self.conv.weight, self.conv.bias, state.past)
+        convolved = self.conv_op.step(mixed, *self.conv.parameters_in(x.dtype), state.past)
         return self._output(self.op.step(*self._arguments(convolved, dt), state.h), z)
 
     def cost(self, phase: Phase, context: int, convention: Convention) -> Cost:

@@ -87,6 +87,10 @@ class Mixer(nn.Module, ABC):
         """Parameters without weight decay."""
         return []
 
+    def kept_wide(self) -> list[nn.Parameter]:
+        """Parameters whose operation sees them in float32 where all else is 16-bit; every other one it sees as its input."""
+        return []
+
     def parameter_bytes(self) -> int:
         """Bytes of the parameters."""
         return sum(p.numel() * p.element_size() for p in self.parameters())

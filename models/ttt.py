@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, layer_norm
 
 from kernels import ttt_linear, ttt_mlp
 from kernels.causal_conv.reference import advance
@@ -39,6 +39,8 @@ class TTTState:
 
 class TTT(Mixer):
     """A TTT layer. ``inner``: linear, or mlp with hidden width 4F and GELU."""
+
+    lr_scale: Tensor
 
     def __init__(
         self,
@@ -71,12 +73,18 @@ class TTT(Mixer):
         self.norm_weight = nn.Parameter(torch.ones(heads, head_dim))
         self.norm_bias = nn.Parameter(torch.zeros(heads, head_dim))
         self.post_norm = nn.LayerNorm(width, eps=eps)
-        self.lr_scale = 1.0
+        # a tensor, as a compiled layer takes a number for constant; float64, as numbers of Python are
+        self.register_buffer("lr_scale", torch.ones((), dtype=torch.float64), persistent=False)
 
     def set_progress(self, step: int, warmup_steps: int) -> None:
         """Inner learning rate of TTT-MLP: from a tenth of base_lr to all of it during the outer warm-up (paper, 2.7)."""
         if self.inner == "mlp":
-            self.lr_scale = 0.1 + 0.9 * min(1.0, step / max(1, warmup_steps))
+            self.lr_scale.fill_(0.1 + 0.9 * min(1.0, step / max(1, warmup_steps)))
+
+    def kept_wide(self) -> list[nn.Parameter]:
+        """What makes and moves the inner weights: W0, b0, the inner norm, the token factor and the bias of the gate."""
+        inner = (*self.inner_weights, *self.inner_biases, self.norm_weight, self.norm_bias)
+        return [*inner, self.token_factor, self.lr_bias]
 
     @property
     def norm(self) -> LayerNorm:
@@ -86,7 +94,10 @@ class TTT(Mixer):
     def views(
         self, x: Float[Tensor, "B T D"], position: Int[Tensor, "*B T"], past: Float[Tensor, "B S D"] | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """q, k, v [B, T, H, F] and the gate rho [B, T, H] of tokens at ``position``; ``past`` is advanced in place."""
+        """q, k, v [B, T, H, F] and the gate rho [B, T, H] of tokens at ``position``; ``past`` is advanced in place.
+
+        rho is in the dtype of the bias of the gate, the others in that of x.
+        """
         q = self.q(x)
         if self.is_gated:
             shared = q
@@ -98,7 +109,7 @@ class TTT(Mixer):
         q, k, v = (y.unflatten(-1, (self.heads, self.head_dim)) for y in (q, k, self.v(x)))
         tables = rope_tables(position % self.mini_batch, self.head_dim, self.rope_theta, x.dtype)
         rho = (self.lr_scale if self.training else 1.0) * self.base_lr / self.head_dim
-        return rotate(q, tables), rotate(k, tables), v, rho * torch.sigmoid(x @ self.lr_weight.T + self.lr_bias)
+        return rotate(q, tables), rotate(k, tables), v, rho * torch.sigmoid(x @ self.lr_weight.to(x.dtype).T + self.lr_bias)
 
     def token_rates(self) -> Float[Tensor, " C"]:
         """tau."""
@@ -106,7 +117,8 @@ class TTT(Mixer):
         return (1 / count.to(self.token_factor.dtype) + self.token_factor).clamp_min(0)
 
     def _output(self, mixed: Float[Tensor, "*B H F"], x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        y = self.post_norm(mixed.flatten(-2))
+        norm = self.post_norm
+        y = layer_norm(mixed.flatten(-2), norm.normalized_shape, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)
         return self.o(y * gelu(self.gate(x), approximate="tanh") if self.is_gated else y)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:

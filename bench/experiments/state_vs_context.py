@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.build import DTYPES, Prepared
+from bench.build import Prepared
 from bench.lab import Lab
 from bench.results import Row
 from models.mixer import state_bytes
@@ -21,6 +21,6 @@ class StateVsContext:
 
     def measure(self, lab: Lab) -> Iterator[Row]:
         """state (byte) of one sequence at every context."""
-        sketch = lab.prepared.sketch.to(DTYPES[lab.run.device.dtype])
+        sketch = lab.prepared.sketch.cast(lab.dtype)
         for context in lab.remaining("state", "context", self.contexts):
             yield lab.row("state", state_bytes(sketch.init_state(1, context)), "byte", {"context": context, "batch": 1})

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from bench.build import Prepared
 from bench.data.batches import TrainBatches, heldout_windows
 from bench.evaluate import bits_per_byte, clusters, window_nll
 from bench.lab import Lab
 from bench.results import At, Row
-from bench.train import Curve, Diverged, load, save, train
+from bench.throughput import place, speed_rows
+from bench.train import Diverged, Log, load, save, train
 from models.mixer import state_bytes
 
 
@@ -33,28 +34,40 @@ class Train:
     def measure(self, lab: Lab) -> Iterator[Row]:
         """Rows of the card, the curve and the held-out log-likelihood."""
         yield from (row for row in card(lab) if not lab.recorder.has(row.metric))
-        curve = self._trained(lab)
+        log = self._trained(lab)
+        curve = log.curve
         if not lab.recorder.has("train_nll", tokens=curve[-1][0]):
             stride = max(1, len(curve) // self.curve_points)
             for tokens, loss in curve[:-1:stride]:
                 if not lab.recorder.has("train_nll", tokens=tokens):
                     yield lab.row("train_nll", loss, "nat/token", {"split": "train", "tokens": tokens})
             yield lab.row("train_nll", curve[-1][1], "nat/token", {"split": "train", "tokens": curve[-1][0]})
+        at = place(lab.run.train, lab.run.optim.train_context, lab.prepared.plan.rows)
+        rows = (*speed_rows(lab, at, log.rates, log.first_step_s, log.peak_bytes), lab.row("train_time", log.seconds, "s", at))
+        yield from (row for row in rows if not lab.recorder.has(row.metric))
         if self.heldout:
             yield from self._heldout(lab)
 
-    def _trained(self, lab: Lab) -> Curve:
+    def _trained(self, lab: Lab) -> Log:
         assert lab.weights is not None  # conf/experiment/train.yaml: trains
         if lab.weights.exists():
-            return [(tokens, loss) for tokens, loss in load(lab.weights)["curve"]]
-        lm, run = lab.new_lm(), lab.run
+            return Log.of(load(lab.weights)["log"])
+        lm, run = lab.lm_to_train(lab.run.train), lab.run
         batches = TrainBatches(lab.documents("train"), run.optim.train_context, run.seed)
         checkpoint = lab.recorder.folder / "checkpoint.pt"
         plan = lab.prepared.plan
-        curve = train(lm, plan, batches, run.optim, checkpoint, progress=lambda done: lab.progress(self.evaluate_share * done))
-        save({"model": lm.state_dict(), "curve": curve}, lab.weights)
+        try:
+            log = train(
+                *(lm, plan, batches, run.optim, checkpoint),
+                how=run.train,
+                progress=lambda done: lab.progress(self.evaluate_share * done),
+            )
+        except Diverged as error:
+            lab.here = {} if error.step is None else {"step": error.step}
+            raise
+        save({"model": lm.state_dict(), "log": asdict(log)}, lab.weights)
         checkpoint.unlink(missing_ok=True)
-        return curve
+        return log
 
     def _heldout(self, lab: Lab) -> Iterator[Row]:
         context, documents = lab.run.optim.train_context, lab.documents("heldout")

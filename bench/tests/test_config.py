@@ -90,6 +90,14 @@ def test_identity_is_what_makes_the_numbers() -> None:
     assert run_id(timed, here) != run_id(timed, there)
 
 
+def test_how_a_training_fits_its_device_counts_only_where_its_speed_is_measured() -> None:
+    how = ["train.micro_batch=2", "train.checkpoint=block", "train.compile=true"]
+    for experiment, is_same in (("train", True), ("perplexity_by_context", True), ("train_speed", False)):
+        ids = {run_id(compose_run([f"experiment={experiment}", *words]), {}) for words in ([], how)}
+        assert (len(ids) == 1) == is_same
+    assert record(compose_run(how))["train"] == {"micro_batch": 2, "checkpoint": "block", "compile": True}
+
+
 def test_what_measures_a_trained_model_names_the_run_that_trains_it() -> None:
     run = compose_run(["experiment=perplexity_by_context", "model=mamba", "seed=3"])
     assert training(run) == compose_run(["experiment=train", "model=mamba", "seed=3"])
@@ -106,6 +114,8 @@ def test_what_measures_a_trained_model_names_the_run_that_trains_it() -> None:
         (["match.convention=half"], ["match.convention=half", "causal", "full"]),
         (["device.dtype=float8"], ["device.dtype=float8", "float32", "bfloat16"]),
         (["refresh=yes"], ["refresh=yes", "none", "stale", "all"]),
+        (["train.checkpoint=all"], ["train.checkpoint=all", "none", "block"]),
+        (["train.micro_batch=-1"], ["train.micro_batch=-1", "0 for the whole batch"]),
         (["budget.tokens=5"], ["nano_1", "budget.flops", "budget.tokens"]),
     ],
 )

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +17,10 @@ from bench.data.batches import context_windows
 from bench.data.corpus import Document, load_documents
 from bench.data.tokenizer import get_tokenizer
 from bench.experiments.inner_loss import inner_losses
-from bench.results import Row, Run, read_run
+from bench.results import ROOT, Row, Run, read_run, read_runs
 from bench.run import describe, execute
 from bench.tests.micro import EXPERIMENTS, MODELS, micro_run
-from bench.train import load
+from bench.train import Diverged, load
 from models.lm import LM
 from models.mixer import state_bytes
 
@@ -78,6 +80,15 @@ def test_every_model_in_every_experiment(model: str, experiment: str, folder: Pa
         assert (row.at["size"], row.at["seed"], row.at["dtype"], row.at["exec"]) == ("tiny", 0, "float32", "eager")
 
 
+@pytest.mark.parametrize("experiment", ["train", "perplexity_by_context", "decode_latency"])
+def test_a_model_is_trained_and_measured_in_bfloat16(experiment: str, folder: Path) -> None:
+    run = micro_run(folder, experiment, "model=ttt_mlp", "device.dtype=bfloat16")
+    assert {row.at["dtype"] for row in result(run).rows} == {"bfloat16"}
+    if experiment == "train":
+        weights = load(Path(run.results) / "train" / describe(run).run_id / "weights.pt")["model"]
+        assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("model", ["ttt_linear", "transformer"])
 def test_training_tells_its_card_its_curve_and_its_loss(model: str, folder: Path) -> None:
     run = micro_run(folder, "train", f"model={model}")
@@ -102,6 +113,71 @@ def test_training_tells_its_card_its_curve_and_its_loss(model: str, folder: Path
     assert nll.at["n_targets"] == sum(len(text.tokens) - 1 for text in texts) == values["targets"]
     assert nll.at["clusters"] == "long:22,short:15"
     assert values["bits_per_byte"] == pytest.approx(nll.value / math.log(2))
+
+
+def test_training_tells_how_fast_it_went(folder: Path) -> None:
+    run = micro_run(folder, "train", "model=transformer", "device.peak_rate=1e9", "seed=5", "train.micro_batch=1")
+    plan, found = prepare(run).plan, {row.metric: row for row in result(run).rows}
+    rate, share, first, seconds = (found[metric] for metric in ("throughput", "mfu", "first_step", "train_time"))
+    assert len(rate.samples) == plan.steps - 1 == len(share.samples)
+    assert min(rate.samples) <= rate.value <= max(rate.samples)
+    assert share.value / rate.value == pytest.approx(prepare(run).train_matmul_flops(32) / 32 / 1e9)
+    assert 0 < first.value < seconds.value
+    assert sum(64 / sample for sample in rate.samples[:-1]) + first.value < seconds.value
+    assert "peak_memory" not in found  # of a GPU only
+    about = {"phase": "train", "context": 32, "batch": 2, "micro_batch": 1, "checkpoint": "none", "exec": "eager"}
+    assert about.items() <= rate.at.items()
+
+
+def test_train_speed_times_steps_of_random_tokens_without_a_corpus(folder: Path) -> None:
+    words = ["train.checkpoint=block", "train.micro_batch=1", "device.dtype=bfloat16", "device.peak_rate=1e9"]
+    run = micro_run(folder, "train_speed", "model=ttt_mlp", "data.path=nowhere", *words)
+    found = {row.metric: row for row in result(run).rows}
+    assert set(found) == {"latency", "throughput", "mfu", "first_step"}
+    rate, time = found["throughput"], found["latency"]
+    assert len(time.samples) == 3
+    assert rate.samples == pytest.approx([2 * 24 / seconds for seconds in time.samples])
+    assert rate.value * time.value == pytest.approx(2 * 24)
+    about = {"model": "ttt_mlp", "impl": "reference", "context": 24, "batch": 2, "micro_batch": 1, "checkpoint": "block"}
+    assert all((about | {"dtype": "bfloat16", "phase": "train"}).items() <= row.at.items() for row in found.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", ["false", "true"])
+@pytest.mark.parametrize("model", ["ttt_linear model.impl=triton", "ttt_mlp model.impl=triton", "transformer"])
+def test_train_speed_on_a_gpu_computes_in_bfloat16_and_tells_its_memory(model: str, compiled: str, tmp_path: Path) -> None:
+    """By its command: in a process without the checks of shapes, which do not compile."""
+    run = ["experiment=train_speed", "size=5m", "device=h100", f"train.compile={compiled}", f"results={tmp_path}"]
+    peaks = []
+    for checkpoint in ("none", "block"):
+        shape = ["experiment.measure.context=512", "experiment.measure.batch=4", f"train.checkpoint={checkpoint}"]
+        words = [sys.executable, "-m", "bench", *run, *shape, *f"model={model}".split()]
+        ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+    for found in read_runs([tmp_path]):
+        rows = {row.metric: row for row in found.rows}
+        assert rows["throughput"].at["dtype"] == "bfloat16" and 0 < rows["mfu"].value < 1
+        peaks.append((rows["peak_memory"].at["checkpoint"], rows["peak_memory"].value))
+    assert dict(peaks)["block"] < dict(peaks)["none"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("model", ["ttt_linear model.impl=triton", "ttt_mlp model.impl=triton", "transformer", "mamba"])
+def test_bfloat16_on_a_gpu_trains_as_float32_does(model: str, folder: Path) -> None:
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        run = micro_run(
+            folder, "train", *f"model={model}".split(), "device=h100", f"device.dtype={dtype}", "train.checkpoint=block"
+        )
+        losses.append(np.array([row.value for row in rows(run, "train_nll")]))
+    assert 0 < np.abs(losses[0] - losses[1]).max() < 0.1 * losses[0][0]
+
+
+def test_a_step_that_is_not_finite_ends_train_speed_as_diverged(folder: Path) -> None:
+    run = micro_run(folder, "train_speed", "optim.lr=1e30", "experiment.measure.steps=9")
+    with pytest.raises(Diverged, match=r"at step \d+; lower optim\.lr"):
+        execute(run)
+    assert read_run(Path(run.results) / "train_speed" / describe(run).run_id).manifest.status == "diverged"
 
 
 @pytest.mark.parametrize("model", ["ttt_mlp", "mamba"])

@@ -103,6 +103,7 @@ def test_a_divergence_leaves_a_status_a_cause_and_a_row_and_is_not_repeated(tmp_
     assert "lower optim.lr" in left.manifest.cause
     (failure,) = (row for row in left.rows if row.metric == "failure")
     assert (failure.at["model"], failure.at["size"], failure.at["seed"]) == ("ttt_linear", "tiny", 0)
+    assert f"at step {failure.at['step']} of" in left.manifest.cause
     outcome = execute(run)
     assert (outcome.is_new, outcome.manifest.status) == (False, "diverged")
     assert result(run) == left

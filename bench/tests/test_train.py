@@ -2,6 +2,8 @@
 
 import math
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +15,26 @@ import torch
 
 from bench.budget import Plan, plan
 from bench.build import build_lm
-from bench.config import OptimConfig, compose_run
+from bench.config import OptimConfig, TrainConfig, compose_run
 from bench.data.batches import TrainBatches
 from bench.data.corpus import Document
+from bench.results import ROOT
 from bench.tests.micro import MODELS
-from bench.train import CorruptCheckpoint, Curve, Diverged, learning_rate, load, make_optimizer, save, train, warmup_steps
+from bench.train import (
+    CorruptCheckpoint,
+    Diverged,
+    Log,
+    Meter,
+    learning_rate,
+    load,
+    make_optimizer,
+    save,
+    train,
+    warmup_steps,
+)
 from models.lm import LM
 from models.mixer import Size
+from models.ttt import TTT
 
 VOCAB, CONTEXT, ROWS = 16, 32, 8
 
@@ -47,9 +62,9 @@ def periodic() -> TrainBatches:
     return TrainBatches([Document("periodic", tokens, len(tokens))], CONTEXT, seed=0)
 
 
-def new_lm(model: str, seed: int = 0) -> LM:
+def new_lm(model: str, seed: int = 0, layers: int = 1) -> LM:
     torch.manual_seed(seed)
-    return build_lm(compose_run([f"model={model}"]).model, Size(width=32, layers=1, heads=2, ffn=48), VOCAB)
+    return build_lm(compose_run([f"model={model}"]).model, Size(width=32, layers=layers, heads=2, ffn=48), VOCAB)
 
 
 def stop_at(fraction: float) -> Callable[[float], None]:
@@ -69,17 +84,105 @@ def same(a: LM, b: LM) -> bool:
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_learns_a_period(model: str, tmp_path: Path) -> None:
     lm, made = new_lm(model), steps_of(80)
-    curve = train(lm, made, periodic(), optim(lr=2e-2), tmp_path / "checkpoint.pt")
+    curve = train(lm, made, periodic(), optim(lr=2e-2), tmp_path / "checkpoint.pt").curve
     assert curve[0][1] == pytest.approx(math.log(VOCAB), abs=0.3)
     assert curve[-1][1] < 0.65  # half of ln 3 is what one token back tells
     assert [tokens for tokens, _ in curve] == [*range(256, 256 * 80, 256), made.tokens]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_in_bfloat16_it_learns_as_in_float32(model: str, tmp_path: Path) -> None:
+    lm, made = new_lm(model), steps_of(25)
+    wide = train(lm, made, periodic(), optim(), tmp_path / "wide.pt").curve
+    lm = new_lm(model).train_in(torch.bfloat16)
+    narrow = train(lm, made, periodic(), optim(), tmp_path / "narrow.pt").curve
+    differences = [abs(a - b) for (_, a), (_, b) in zip(wide, narrow, strict=True)]
+    assert 0 < max(differences) < 0.1 * wide[0][1]
+    assert {p.dtype for p in lm.parameters()} == {torch.float32}
+    moved = [not torch.equal(p, q) for p, q in zip(lm.parameters(), new_lm(model).parameters(), strict=True)]
+    assert all(moved)  # also those whose steps bfloat16 would round away
+
+
+def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
+    """8 sequences as 3, 3 and 2; the last batch of 4 as 3 and 1."""
+    whole, parts, made, seen = new_lm("ttt_linear"), new_lm("ttt_linear"), steps_of(4), []
+    parts.embedding.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    expected = train(whole, made, periodic(), optim(), tmp_path / "whole.pt").curve
+    found = train(parts, made, periodic(), optim(), tmp_path / "parts.pt", how=TrainConfig(micro_batch=3)).curve
+    assert seen == [3, 3, 2] * 3 + [3, 1]
+    assert [tokens for tokens, _ in found] == [tokens for tokens, _ in expected]
+    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in expected], rel=1e-5)
+    for p, q in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-3 * 1e-2)  # a thousandth of a step of AdamW
+
+
+def test_blocks_computed_again_train_to_the_same_bit(tmp_path: Path) -> None:
+    curves = [
+        train(new_lm("ttt_mlp").train_in(dtype, recompute=recompute), steps_of(4), periodic(), optim(), tmp_path / "c.pt").curve
+        for dtype in (torch.float32, torch.bfloat16)
+        for recompute in (False, True)
+    ]
+    assert curves[0] == curves[1] != curves[2] == curves[3]
+
+
+def test_the_clock_leaves_out_the_first_interval_and_counts_every_step() -> None:
+    log, ticks = Log(), iter([100.0, 110.0, 111.0, 113.0, 115.0, 116.0, 120.0, 121.0])
+    meter = Meter(log, 2, torch.device("cpu"), clock=ticks.__next__)
+    for tokens in (10, 10, 10, 30, 30, 20, 5):
+        meter.step(tokens)
+    assert log == Log(rates=[40 / 4, 50 / 5], first_step_s=10.0, seconds=21.0)
+    again = Meter(log, 1, torch.device("cpu"), clock=iter([0.0, 7.0, 8.0]).__next__)
+    again.step(3)
+    again.step(3)
+    assert log == Log(rates=[10.0, 10.0, 3.0], first_step_s=10.0, seconds=29.0)
+
+
+def test_the_log_goes_on_after_an_interruption(tmp_path: Path) -> None:
+    path, lm = tmp_path / "c.pt", new_lm("transformer")
+    with pytest.raises(KeyboardInterrupt):
+        train(lm, steps_of(6), periodic(), optim(), path, save_every_s=0, progress=stop_at(4 / 6))
+    left = Log.of(load(path)["log"])
+    log = train(lm, steps_of(6), periodic(), optim(), path)
+    assert (len(left.rates), len(log.rates)) == (2, 4)  # 3 steps, then 3: the first of each warms up
+    assert log.rates[:2] == left.rates and log.first_step_s == left.first_step_s > 0
+    assert log.seconds > left.seconds >= left.first_step_s
+    assert log.peak_bytes == 0
+
+
+COMPILED = """
+import sys
+from pathlib import Path
+
+import torch
+
+from bench.config import TrainConfig
+from bench.tests.test_train import new_lm, optim, periodic, steps_of
+from bench.train import train
+
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+lm = new_lm("transformer", layers=3).train_in(torch.float32, recompute=True, compiled=True)
+same = train(lm, steps_of(3), periodic(), optim(), folder / "compiled.pt", how=TrainConfig(compile=True)).curve
+eager = train(new_lm("transformer", layers=3), steps_of(3), periodic(), optim(), folder / "eager.pt").curve
+assert all(abs(a - b) < 1e-5 for (_, a), (_, b) in zip(same, eager, strict=True)), (same, eager)
+from torch._dynamo.utils import counters
+assert counters["stats"]["unique_graphs"] == 2, counters  # one for all blocks, one for the likelihood; none for the last batch
+assert not counters["graph_break"], counters
+"""
+
+
+def test_compiled_blocks_train_alike_and_share_one_graph(tmp_path: Path) -> None:
+    """In a process of its own, as the checks of shapes that tests add do not compile."""
+    words = [sys.executable, "-c", COMPILED, str(tmp_path)]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.parametrize("model", ["ttt_mlp", "mamba", "transformer"])
 def test_an_interrupted_training_ends_bit_for_bit_as_another(model: str, tmp_path: Path) -> None:
     made, batches, path = steps_of(8), periodic(), tmp_path / "checkpoint.pt"
     whole, broken = new_lm(model), new_lm(model)
-    expected = train(whole, made, batches, optim(), tmp_path / "unused.pt")
+    expected = train(whole, made, batches, optim(), tmp_path / "unused.pt").curve
     assert not (tmp_path / "unused.pt").exists()
     for stop, done in ((3 / 8, 2), (6 / 8, 5)):
         with pytest.raises(KeyboardInterrupt):
@@ -87,15 +190,15 @@ def test_an_interrupted_training_ends_bit_for_bit_as_another(model: str, tmp_pat
         assert load(path)["step"] == done
         broken = new_lm(model, seed=1)  # all comes from the checkpoint
     assert not same(broken, whole)
-    assert train(broken, made, batches, optim(), path) == expected
+    assert train(broken, made, batches, optim(), path).curve == expected
     assert same(broken, whole)
 
 
 def test_a_training_that_was_over_is_not_repeated(tmp_path: Path) -> None:
     made, path, lm = steps_of(2), tmp_path / "checkpoint.pt", new_lm("transformer")
-    curve: Curve = train(lm, made, periodic(), optim(), path, save_every_s=0)
+    log = train(lm, made, periodic(), optim(), path, save_every_s=0)
     again = new_lm("transformer", seed=1)
-    assert train(again, made, periodic(), optim(), path, progress=stop_at(0)) == curve
+    assert train(again, made, periodic(), optim(), path, progress=stop_at(0)) == log
     assert same(again, lm)
 
 
@@ -204,6 +307,7 @@ def test_every_parameter_is_optimised_once_and_mamba_exempts_its_own_from_decay(
 def test_the_schedule_of_the_inner_rate_is_told_to_the_layers(tmp_path: Path) -> None:
     seen, lm = [], new_lm("ttt_mlp")
     ttt = lm.mixers[1]
-    train(lm, steps_of(30), periodic(), optim(), tmp_path / "c.pt", progress=lambda done: seen.append(ttt.lr_scale))
+    assert isinstance(ttt, TTT)
+    train(lm, steps_of(30), periodic(), optim(), tmp_path / "c.pt", progress=lambda done: seen.append(ttt.lr_scale.item()))
     assert seen[:4] == pytest.approx([0.1, 0.4, 0.7, 1.0])
     assert set(seen[3:]) == {1.0}
