@@ -4,7 +4,8 @@ Two habits keep the chain of mini-batches short (the formulas are those of kerne
 
 * *Centred weights.* LN ignores the mean of z = x W + b over its F outputs, and the gradient D of the loss by z has none. So W
   and b of the last inner layer are centred once, when they are loaded, and their mean over the outputs is put back when they
-  are stored. Only D takes the mean of z away, which rounding leaves: without that a mean would feed its own growth.
+  are stored. Only D takes the mean of z away, which rounding leaves, and so does the walk back of the gradient by D: without
+  that a mean would feed its own growth.
 * *One round of sums.* With u = gamma^2 z_hat + shift, shift = gamma (beta - target), the sums over the F features that D needs
   are sums of z, z^2, gamma^2 z, gamma^2 z^2, shift z and shift: independent of one another, so one reduction deep. What they
   would be without the mean of z follows from it and from sums of gamma^2 and shift.

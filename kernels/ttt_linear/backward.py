@@ -107,8 +107,9 @@ def reverse(
     dz, dv [B, T, H, F]; dwc, dbc: by the state after each chunk [B, chunks, H, F, F], [B, chunks, H, F]; by the start, of each
     row, dw [B, H, F, F], db [B, H, F]; of each row dgamma, dbeta [B, H, F].
 
-    J g, with g_u = r (g - z_hat mean(g z_hat)) and x = gamma^2 g_u (no mean of g: neither G nor K dW' has one):
+    J g, with g_u = r (g - z_hat mean(g z_hat)) and x = gamma^2 g_u, g without its mean:
     r (x - mean(x) - z_hat mean(x z_hat) - g_u mean(u z_hat) - D mean(g z_hat) - z_hat mean(g D)).
+    Only rounding gives g a mean; left there it would feed its own growth, in dW and db, wherever 1/std is large.
     """
     i_b, i_h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     f, c, t = tl.arange(0, BF)[:, None], tl.arange(0, BF)[None, :], tl.arange(0, BC)[None, :]
@@ -144,6 +145,7 @@ def reverse(
             tilt, curve = tl.split(right)
             k = key.to(GRAD)
             g -= tau_last * rho * tl.dot(dwT.to(GRAD), k, dbT, input_precision=PRECISION)
+            g -= total(g, 0) * (1.0 / F) * inside
             xg = gamma2 * g
             along, across, x_mean, x_along = totals(g * zh, g * d, xg, xg * zh, 0)
             along, across = along / F, across / F

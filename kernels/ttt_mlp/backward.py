@@ -205,8 +205,9 @@ def reverse(
     after the panel, and on return by the one before it. The gradients of W1 and W2 fill half
     of the registers, so loads stand where their tiles are used; db2's sums over tokens are a product with ones.
 
-    J g, with g_u = r (g - z_hat mean(g z_hat)) and x = gamma^2 g_u (no mean of g: none of its terms has one):
+    J g, with g_u = r (g - z_hat mean(g z_hat)) and x = gamma^2 g_u, g without its mean:
     r (x - mean(x) - z_hat mean(x z_hat) - g_u mean(u z_hat) - D mean(g z_hat) - z_hat mean(g D)).
+    Only rounding gives g a mean; left there it would feed its own growth, in dW2 and db2, wherever 1/std is large.
     """
     i_b, i_h, i_p = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H, tl.program_id(0).to(tl.int64)
     t, f, n = tl.arange(0, BC), tl.arange(0, F)[None, :], tl.arange(0, N)[:, None]
@@ -251,6 +252,7 @@ def reverse(
             tilt = tl.load(stats_ptr + size + inner, mask=is_token, other=0.0)[:, None]
             pull = tl.load(stats_ptr + 2 * size + inner, mask=is_token, other=0.0)[:, None]
             curve = tl.load(stats_ptr + 3 * size + inner, mask=is_token, other=0.0)[:, None]
+            g -= total(g, 1) * (1.0 / F)
             xg = gamma2 * g
             along, across, x_mean, x_along, pulled = totals5(g * zh, g * d2, xg, xg * zh, d2 * p2, 1)
             along, across = along / F, across / F
