@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kernels import ttt_linear, ttt_mlp
 from kernels.check import Runner, Trial
 from kernels.op import Case, Inputs, Op, Pass, Stepping
+from kernels.ttt.launch import Operands
 
 OPS = [ttt_linear.OP, ttt_mlp.OP]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -55,6 +56,15 @@ def test_flops_are_those_that_the_reference_does(op: Op) -> None:
     with FlopCounterMode(display=False) as counter:
         gradients(layer(op), runner)
     assert counter.get_total_flops() == 3 * counts["triton"]
+
+
+def test_what_rounding_leaves_does_not_grow(op: Op, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operands of 16 bits over many mini-batches; all of them float16, as the interpreter has no right bfloat16."""
+    monkeypatch.setattr(Operands, "of", lambda x: Operands(torch.float16, torch.float16))
+    modes: tuple[Pass, ...] = ("fwd", "fwd_bwd")
+    for mode in modes:
+        verdict = Trial(op, Case(1, 512, 1, 16, dtype=torch.float16), DEVICE).check("triton", mode)
+        assert verdict.ok, str(verdict)
 
 
 def test_flops_of_a_step_are_a_tokens(op: Op) -> None:
