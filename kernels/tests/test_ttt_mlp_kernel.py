@@ -16,20 +16,22 @@ NAMES = ("q", "k", "v", "rho", "tau", "w1", "w2", "b1", "b2", "gamma", "beta")
 class Case:
     """Random arguments in float64 that float32 holds exactly; rho up to ``rate``."""
 
-    def __init__(self, length: int, mini_batch: int = 16, batch: int = 1, heads: int = 2, rate: float = 0.1) -> None:
+    def __init__(
+        self, length: int, mini_batch: int = 16, batch: int = 1, heads: int = 2, rate: float = 0.1, width: int = WIDTH
+    ) -> None:
         generator = torch.Generator().manual_seed(length)
 
         def draw(*shape: int, size: float = 1.0) -> Tensor:
             return (size * torch.randn(*shape, generator=generator)).double()
 
-        self.size, wide = mini_batch, 4 * WIDTH
-        self.tensors = [draw(batch, length, heads, WIDTH) for _ in range(3)]
+        self.size, wide = mini_batch, 4 * width
+        self.tensors = [draw(batch, length, heads, width) for _ in range(3)]
         self.tensors += [rate * draw(batch, length, heads).sigmoid(), draw(mini_batch).sigmoid()]
-        self.tensors += [draw(heads, WIDTH, wide, size=0.25), draw(heads, wide, WIDTH, size=0.125)]
-        self.tensors += [draw(heads, wide, size=0.3), draw(heads, WIDTH, size=0.3)]
-        self.tensors += [1 + draw(heads, WIDTH, size=0.3), draw(heads, WIDTH, size=0.3)]
+        self.tensors += [draw(heads, width, wide, size=width**-0.5), draw(heads, wide, width, size=wide**-0.5)]
+        self.tensors += [draw(heads, wide, size=0.3), draw(heads, width, size=0.3)]
+        self.tensors += [1 + draw(heads, width, size=0.3), draw(heads, width, size=0.3)]
         self.tensors = [x.float().double() for x in self.tensors]
-        self.dout = draw(batch, length, heads, WIDTH)
+        self.dout = draw(batch, length, heads, width)
 
     def single(self) -> list[Tensor]:
         return [x.float() for x in self.tensors]
@@ -74,9 +76,13 @@ def assert_same_state(found: InnerState, expected: InnerState) -> None:
                 torch.testing.assert_close(a[row, :, :i].double(), b[row, :, :i], rtol=1e-4, atol=1e-4, msg=f"{name} {n}")
 
 
-@pytest.mark.parametrize(("length", "mini_batch"), [(1, 16), (7, 16), (16, 16), (37, 16), (9, 4), (35, 32)], ids=str)
-def test_output_and_gradients(length: int, mini_batch: int) -> None:
-    case = Case(length, mini_batch)
+@pytest.mark.parametrize(
+    ("length", "mini_batch", "width"),
+    [(1, 16, 16), (7, 16, 16), (16, 16, 16), (37, 16, 16), (9, 4, 16), (35, 32, 16), (37, 16, 48), (5, 8, 48), (18, 16, 96)],
+    ids=str,
+)
+def test_output_and_gradients(length: int, mini_batch: int, width: int) -> None:
+    case = Case(length, mini_batch, heads=2 if width == 16 else 1, width=width)
     expected, found = ([x.requires_grad_() for x in tensors] for tensors in (case.tensors, case.single()))
     out, truth = run(kernel, found), run(reference, expected)
     assert_near(out, truth, "out")
@@ -94,9 +100,10 @@ def test_small_and_large_rates(rate: float) -> None:
     assert_near(run(kernel, case.single()), run(reference, case.tensors), "out", 1e-4)
 
 
-def test_panels_and_chunks_are_seamless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three chunks, each its own panel, give what one panel gives."""
-    case, found = Case(135, heads=1), []
+@pytest.mark.parametrize(("length", "mini_batch", "width"), [(135, 16, 16), (66, 16, 48)])
+def test_panels_and_chunks_are_seamless(monkeypatch: pytest.MonkeyPatch, length: int, mini_batch: int, width: int) -> None:
+    """Chunks, each its own panel, give what one panel gives."""
+    case, found = Case(length, mini_batch, heads=1, width=width), []
     for count, bound in ((1, panels.PANEL_BYTES), (1, 1)):
         monkeypatch.setattr(panels, "PANELS", count)
         monkeypatch.setattr(panels, "PANEL_BYTES", bound)
@@ -118,9 +125,15 @@ def test_strides_and_graphs_without_gradients() -> None:
         assert_near(run(kernel, tensors), run(reference, case.tensors), "out")
 
 
-@pytest.mark.parametrize("cuts", [(0, 37), (0, 5, 6, 37), (0, 16, 32), (0, 3, 20, 35), (0, 5, 140)])
-def test_prefill_goes_on_from_any_state(cuts: tuple[int, ...]) -> None:
-    case = Case(cuts[-1])
+@pytest.mark.parametrize(
+    ("cuts", "width"),
+    [
+        *(((0, 37), 16), ((0, 5, 6, 37), 16), ((0, 16, 32), 16), ((0, 3, 20, 35), 16), ((0, 5, 140), 16)),
+        *(((0, 37), 48), ((0, 5, 6, 37), 48), ((0, 16, 32), 48), ((0, 3, 20, 35), 48)),
+    ],
+)
+def test_prefill_goes_on_from_any_state(cuts: tuple[int, ...], width: int) -> None:
+    case = Case(cuts[-1], width=width)
     expected, found = case.states()
     for start, end in pairwise(cuts):
         truth = prefill(reference, case.tensors, expected, start, end)
@@ -128,9 +141,9 @@ def test_prefill_goes_on_from_any_state(cuts: tuple[int, ...]) -> None:
     assert_same_state(found, expected)
 
 
-@pytest.mark.parametrize("length", [30, 90])
-def test_rows_stand_at_different_positions(length: int) -> None:
-    case = Case(length, batch=3)
+@pytest.mark.parametrize(("length", "width"), [(30, 16), (90, 16), (30, 48)])
+def test_rows_stand_at_different_positions(length: int, width: int) -> None:
+    case = Case(length, batch=3, width=width)
     expected, found = case.states()
     for row, start in enumerate((0, 3, 13)):
         tokens = [x[row : row + 1] for x in case.tensors[:4]] + case.tensors[4:]
@@ -152,9 +165,10 @@ def rows(state: InnerState, row: int) -> InnerState:
     return InnerState(weights, biases, state.rho[here], inputs, grads, state.position[here])
 
 
-def test_split_state() -> None:
+@pytest.mark.parametrize("width", [16, 96])
+def test_split_state(width: int) -> None:
     """float16 inputs and a state of halves and remainders: errors are those of float16 operands."""
-    case = Case(37)
+    case = Case(37, width=width)
     half = [x.half().double() if n < 3 else x for n, x in enumerate(case.tensors)]
     expected, _ = case.states()
     weights, biases = (tuple(x.float() for x in case.tensors[n : n + 2]) for n in (5, 7))
@@ -167,7 +181,7 @@ def test_split_state() -> None:
         assert_near(a, b, f"weights {n}", 1e-3)
 
 
-@pytest.mark.parametrize(("width", "mini_batch"), [(96, 16), (16, 128)])
+@pytest.mark.parametrize(("width", "mini_batch"), [(24, 16), (144, 16), (96, 32), (16, 128)])
 def test_sizes_without_kernel_name_the_reference(width: int, mini_batch: int) -> None:
     q = torch.zeros(1, 1, 1, width)
     tensors = [q, q, q, q[..., 0], torch.zeros(mini_batch), q[0], q[0], q[0, 0], q[0, 0], q[0, 0], q[0, 0]]

@@ -114,10 +114,6 @@ def test_two_runs_are_bit_equal(op: Op) -> None:
 @pytest.mark.parametrize(("head_dim", "mini_batch"), [(16, 16), (32, 16), (64, 8), (64, 32), (96, 16)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_other_sizes(op: Op, head_dim: int, mini_batch: int, dtype: torch.dtype) -> None:
-    if op.name == "ttt_mlp" and head_dim == 96:
-        with pytest.raises(ValueError, match="impl: reference"):
-            layer(op)(Trial(op, replace(SMALL, head_dim=96), DEVICE).runner.inputs)
-        return
     case = Case(1, 150, 2, head_dim, mini_batch, dtype)
     for mode in ("fwd", "fwd_bwd"):
         verdict = Trial(op, case, DEVICE).check("triton", mode)

@@ -21,32 +21,42 @@ from kernels.ttt_mlp.gelu import gelu
 
 
 @triton.jit
+def features(F: tl.constexpr, BF: tl.constexpr):
+    """Which of BF features exist, [BF]; a constant where all do, so that masks vanish."""
+    return tl.full([BF], True, tl.int1) if F == BF else tl.arange(0, BF) < F
+
+
+@triton.jit
 def chunk_answers(
     q, k, d2, rho, tau_ptr, x2_ptr, d1_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr,
-    F: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, C: tl.constexpr, CHUNK: tl.constexpr,
+    F: tl.constexpr, BF: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, C: tl.constexpr, CHUNK: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """Zb2' of one chunk, and what its gradients need.
 
     That is, with j the token of a pair and i of a query, [j, i]: p1, p2 (Q K' + 1, Xb2 X2' + 1), a1 (-e p1 SCALE, as operand),
-    a2 (e p2), e / rho, and which pairs are of one mini-batch. q, k [F, CHUNK] and d2 [CHUNK, F] as operands; rho [CHUNK, 1];
-    pointers to the chunk, hidden units in tiles of BN.
+    a2 (e p2), e / rho, and which pairs are of one mini-batch. q, k [BF, CHUNK] and d2 [CHUNK, BF] as operands, features
+    padded by 0; rho [CHUNK, 1]; pointers to the chunk, hidden units in tiles of BN.
     """
-    t, f, n = tl.arange(0, CHUNK)[None, :], tl.arange(0, F), tl.arange(0, BN)[:, None]
+    t, f, n = tl.arange(0, CHUNK)[None, :], tl.arange(0, BF), tl.arange(0, BN)[:, None]
+    inside = features(F, BF)
     factors, is_near = token_factors(tau_ptr, C, CHUNK)
     factors, is_near = tl.trans(factors), tl.trans(is_near)
     hidden, weight = n * CHUNK + t, n * F + f[None, :]
     p1 = tl.dot(tl.trans(k), q, input_precision=PRECISION) + 1.0
     a1 = (p1 * (factors * (rho * -SCALE))).to(OPERAND)
-    zb2, p2 = tl.zeros([F, CHUNK], tl.float32), tl.full([CHUNK, CHUNK], 1.0, tl.float32)
+    zb2, p2 = tl.zeros([BF, CHUNK], tl.float32), tl.full([CHUNK, CHUNK], 1.0, tl.float32)
     for i in range(0, N, BN):
-        zb1 = tl.dot(tl.load(w1c_ptr + weight + i * F), q, input_precision=PRECISION) + tl.load(b1c_ptr + i + n)
+        w1 = tl.load(w1c_ptr + weight + i * F, mask=inside[None, :], other=0.0)
+        zb1 = tl.dot(w1, q, input_precision=PRECISION) + tl.load(b1c_ptr + i + n)
         xb2, _ = gelu(tl.dot(tl.load(d1_ptr + hidden + i * CHUNK), a1, zb1, input_precision=PRECISION), FAST)
         xb2 = xb2.to(OPERAND)
-        zb2 = tl.dot(tl.trans(tl.load(w2c_ptr + weight + i * F)), xb2, zb2, input_precision=PRECISION)
+        w2 = tl.load(w2c_ptr + weight + i * F, mask=inside[None, :], other=0.0)
+        zb2 = tl.dot(tl.trans(w2), xb2, zb2, input_precision=PRECISION)
         p2 = tl.dot(tl.trans(tl.load(x2_ptr + hidden + i * CHUNK)), xb2, p2, input_precision=PRECISION)
     a2 = p2 * (factors * rho)
-    zb2 = tl.dot(tl.trans(d2), (a2 * -SCALE).to(OPERAND), zb2, input_precision=PRECISION) + tl.load(b2c_ptr + f)[:, None]
+    zb2 = tl.dot(tl.trans(d2), (a2 * -SCALE).to(OPERAND), zb2, input_precision=PRECISION)
+    zb2 += tl.load(b2c_ptr + f, mask=inside, other=0.0)[:, None]
     return zb2, p1, p2, a1, a2, factors, is_near
 
 
@@ -78,7 +88,7 @@ def answer(
         zb2, _, _, _, _, _, _ = chunk_answers(
             guarded(query, OPERAND), k, d2, rho, tau_ptr, x2_ptr + i_l * N * CHUNK, d1_ptr + i_l * N * CHUNK,
             w1c_ptr + i_w * N * F, w2c_ptr + i_w * N * F, b1c_ptr + i_w * N, b2c_ptr + i_w * F,
-            F, N, BN, C, CHUNK, OPERAND, PRECISION, FAST,
+            F, F, N, BN, C, CHUNK, OPERAND, PRECISION, FAST,
         )  # fmt: skip
         gamma = tl.load(gamma_ptr + i_h * F + f).to(tl.float32)[:, None]
         beta = tl.load(beta_ptr + i_h * F + f).to(tl.float32)[:, None]

@@ -27,7 +27,7 @@ import triton
 import triton.language as tl
 
 from kernels.ttt.blocks import guarded, total, totals, totals5
-from kernels.ttt_mlp.answers import chunk_answers
+from kernels.ttt_mlp.answers import chunk_answers, features
 from kernels.ttt_mlp.chain import SCALE
 from kernels.ttt_mlp.gelu import gelu, gelu_twice
 
@@ -110,10 +110,11 @@ def queries(
     q_ptr, k_ptr, rho_ptr, tau_ptr, gamma_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr, dout_ptr, x2_ptr, x2g_ptr, d1_ptr, d2_ptr,
     dq_ptr, dk_ptr, g1_ptr, gx_ptr, g2_ptr, m1_ptr, m2_ptr, mb1_ptr, mb2_ptr, drho_ptr, dtau_ptr, dgamma_ptr, dbeta_ptr,
     T, H, chunks, panel, first_chunk,
-    EPS: tl.constexpr, F: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, C: tl.constexpr, CHUNK: tl.constexpr,
+    EPS: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, N: tl.constexpr, BN: tl.constexpr,
+    C: tl.constexpr, CHUNK: tl.constexpr,
     OPERAND: tl.constexpr, GRAD: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
-    """Grid [B panel H], hidden units in tiles of BN.
+    """Grid [B panel H], features padded to BF, hidden units in tiles of BN.
 
     dq, dk (dK_1) [B, T, H, F]; g1, gx [B, panel, H, N, CHUNK]; g2 [B, L, H, F]; m1 (transposed), m2 [B, panel, H, N, F];
     mb1 [B, panel, H, N]; mb2 [B, panel, H, F]; dgamma, dbeta [B, chunks, H, F]; drho [B, T, H]; dtau [B, chunks, H, CHUNK] by
@@ -121,58 +122,60 @@ def queries(
     """
     i_h, i_c = tl.program_id(0) % H, tl.program_id(0) // H % panel
     i_b, i_l = (tl.program_id(0) // H // panel).to(tl.int64), tl.program_id(0).to(tl.int64)
-    t, f, n = tl.arange(0, CHUNK), tl.arange(0, F), tl.arange(0, BN)[:, None]
+    t, f, n = tl.arange(0, CHUNK), tl.arange(0, BF), tl.arange(0, BN)[:, None]
+    inside = features(F, BF)
     here = i_c * CHUNK + t
     at = first_chunk * CHUNK + here
     is_token = at < T
-    mask = is_token[None, :]
+    mask, row_mask = is_token[None, :] & inside[:, None], is_token[:, None] & inside[None, :]
     rows, inner = (i_b * T + at) * H + i_h, (i_b * (panel * CHUNK) + here) * H + i_h
     offset, hidden = rows[None, :] * F + f[:, None], (i_l * N + n) * CHUNK + t[None, :]
     i_w = (i_b * chunks + first_chunk + i_c) * H + i_h
     k = guarded(tl.load(k_ptr + offset, mask=mask, other=0.0), OPERAND)
     q = guarded(tl.load(q_ptr + offset, mask=mask, other=0.0), OPERAND)
-    d2 = tl.load(d2_ptr + inner[:, None] * F + f[None, :], mask=is_token[:, None], other=0.0)
+    d2 = tl.load(d2_ptr + inner[:, None] * F + f[None, :], mask=row_mask, other=0.0)
     rho = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32)[:, None]
     weight, matrix = i_w * F * N + n * F + f[None, :], (i_l * N + n) * F + f[None, :]
     zb2, p1, p2, a1, a2, factors, is_near = chunk_answers(
         q, k, d2, rho, tau_ptr, x2_ptr + i_l * N * CHUNK, d1_ptr + i_l * N * CHUNK,
         w1c_ptr + i_w * F * N, w2c_ptr + i_w * F * N, b1c_ptr + i_w * N, b2c_ptr + i_w * F,
-        F, N, BN, C, CHUNK, OPERAND, PRECISION, FAST,
+        F, BF, N, BN, C, CHUNK, OPERAND, PRECISION, FAST,
     )  # fmt: skip
     r = tl.rsqrt(total(zb2 * zb2, 0) / F + EPS)
     zb2 *= r
     dout = tl.load(dout_ptr + offset, mask=mask, other=0.0).to(tl.float32)
-    tl.store(dgamma_ptr + i_w * F + f, tl.sum(dout * zb2, 1))
-    tl.store(dbeta_ptr + i_w * F + f, tl.sum(dout, 1))
-    dy = dout * tl.load(gamma_ptr + i_h * F + f).to(tl.float32)[:, None]
+    tl.store(dgamma_ptr + i_w * F + f, tl.sum(dout * zb2, 1), mask=inside)
+    tl.store(dbeta_ptr + i_w * F + f, tl.sum(dout, 1), mask=inside)
+    dy = dout * tl.load(gamma_ptr + i_h * F + f, mask=inside, other=0.0).to(tl.float32)[:, None]
     dzb2 = r * (dy - total(dy, 0) / F - zb2 * (total(dy * zb2, 0) / F))
-    tl.store(mb2_ptr + i_l * F + f, tl.sum(dzb2, 1))
+    tl.store(mb2_ptr + i_l * F + f, tl.sum(dzb2, 1), mask=inside)
     dzb2 = dzb2.to(GRAD)
     da2 = -tl.dot((d2.to(tl.float32) * SCALE).to(GRAD), dzb2, input_precision=PRECISION)
     pulls, s2 = da2 * p2, (da2 * (factors * rho)).to(GRAD)
     g2 = tl.dot((-a2).to(GRAD), tl.trans(dzb2), input_precision=PRECISION)
-    tl.store(g2_ptr + inner[:, None] * F + f[None, :], g2.to(GRAD), mask=is_token[:, None])
+    tl.store(g2_ptr + inner[:, None] * F + f[None, :], g2.to(GRAD), mask=row_mask)
 
     da1, dq = tl.zeros([CHUNK, CHUNK], tl.float32), dout
     for i in range(0, N, BN):
-        b1, w1 = tl.load(b1c_ptr + i_w * N + i + n), tl.load(w1c_ptr + weight + i * F)
+        b1, w1 = tl.load(b1c_ptr + i_w * N + i + n), tl.load(w1c_ptr + weight + i * F, mask=inside[None, :], other=0.0)
         d1 = tl.load(d1_ptr + hidden + i * CHUNK)
         zb1 = tl.dot(w1, q, input_precision=PRECISION) + b1
         xb2, slope = gelu(tl.dot(d1, a1, zb1, input_precision=PRECISION), FAST)
         xb2 = xb2.to(GRAD)
-        dxb2 = tl.dot(tl.load(w2c_ptr + weight + i * F).to(GRAD), dzb2, input_precision=PRECISION)
+        w2 = tl.load(w2c_ptr + weight + i * F, mask=inside[None, :], other=0.0)
+        dxb2 = tl.dot(w2.to(GRAD), dzb2, input_precision=PRECISION)
         dxb2 = tl.dot(tl.load(x2g_ptr + hidden + i * CHUNK), s2, dxb2, input_precision=PRECISION)
         gx = tl.dot(xb2, tl.trans(s2), input_precision=PRECISION)
         tl.store(gx_ptr + hidden + i * CHUNK, gx.to(GRAD))
         m2 = tl.dot(xb2, tl.trans(dzb2), input_precision=PRECISION)
-        tl.store(m2_ptr + matrix + i * F, m2.to(GRAD))
+        tl.store(m2_ptr + matrix + i * F, m2.to(GRAD), mask=inside[None, :])
         dzb1 = dxb2 * slope
         tl.store(mb1_ptr + i_l * N + i + n, total(dzb1, 1))
         dzb1 = dzb1.to(GRAD)
         g1 = tl.dot(dzb1, tl.trans(a1).to(GRAD), input_precision=PRECISION) * (1 / SCALE)
         tl.store(g1_ptr + hidden + i * CHUNK, g1.to(GRAD))
         m1 = tl.dot(dzb1, tl.trans(q).to(GRAD), input_precision=PRECISION)
-        tl.store(m1_ptr + matrix + i * F, m1.to(GRAD))
+        tl.store(m1_ptr + matrix + i * F, m1.to(GRAD), mask=inside[None, :])
         da1 = tl.dot(tl.trans(d1).to(GRAD), dzb1, da1, input_precision=PRECISION)
         dq = tl.dot(tl.trans(w1).to(GRAD), dzb1, dq, input_precision=PRECISION)
     da1 *= -SCALE
@@ -186,7 +189,7 @@ def queries(
     dq = tl.dot(k.to(GRAD), s1, dq, input_precision=PRECISION)
     tl.store(dq_ptr + offset, dq.to(dq_ptr.dtype.element_ty), mask=mask)
     dk = tl.dot(s1, tl.trans(q).to(GRAD), input_precision=PRECISION)
-    tl.store(dk_ptr + tl.trans(offset), dk.to(dk_ptr.dtype.element_ty), mask=is_token[:, None])
+    tl.store(dk_ptr + tl.trans(offset), dk.to(dk_ptr.dtype.element_ty), mask=row_mask)
 
 
 @triton.jit(do_not_specialize=["panel", "first_chunk"])
@@ -283,21 +286,22 @@ def keys(
     k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1c_ptr, d1_ptr, zh_ptr, dz1_ptr, pull_ptr, dw1c_ptr, db1c_ptr,
     dk_ptr, dv_ptr, drho_ptr, dtau_ptr, dgamma_ptr, dbeta_ptr,
     T, H, chunks, panel, first_chunk,
-    F: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, C: tl.constexpr, CHUNK: tl.constexpr,
+    F: tl.constexpr, BF: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, C: tl.constexpr, CHUNK: tl.constexpr,
     GRAD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid [B panel H].
+    """Grid [B panel H], features padded to BF.
 
     dk (dK_1), dv (gradient by u), drho come from the kernels before and leave complete; dtau [B, chunks, H]: share of tau_C;
     dgamma, dbeta [B, chunks, H, F] are added to.
     """
     i_h, i_c = tl.program_id(0) % H, tl.program_id(0) // H % panel
     i_b, i_l = (tl.program_id(0) // H // panel).to(tl.int64), tl.program_id(0).to(tl.int64)
-    t, f, n = tl.arange(0, CHUNK), tl.arange(0, F)[None, :], tl.arange(0, BN)
+    t, f, n = tl.arange(0, CHUNK), tl.arange(0, BF)[None, :], tl.arange(0, BN)
+    inside = features(F, BF)[None, :]
     here = i_c * CHUNK + t
     at = first_chunk * CHUNK + here
     is_token = at < T
-    mask = is_token[:, None]
+    mask = is_token[:, None] & inside
     rows, inner = (i_b * T + at) * H + i_h, (i_b * (panel * CHUNK) + here) * H + i_h
     offset, hidden = rows[:, None] * F + f, (i_l * N + n[:, None]) * CHUNK + t[None, :]
     i_w = (i_b * chunks + first_chunk + i_c) * H + i_h
@@ -306,7 +310,7 @@ def keys(
     eta = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32) * tl.load(tau_ptr + C - 1).to(tl.float32)
     weight = n[:, None] * F + f
     pairs, pulls = tl.zeros([CHUNK, CHUNK], tl.float32), tl.zeros([CHUNK], tl.float32)
-    x, dk = tl.zeros([CHUNK, F], tl.float32), tl.zeros([CHUNK, F], tl.float32)
+    x, dk = tl.zeros([CHUNK, BF], tl.float32), tl.zeros([CHUNK, BF], tl.float32)
     for i in range(0, N, BN):
         d1 = tl.load(d1_ptr + hidden + i * CHUNK).to(tl.float32) * SCALE
         dz1 = tl.load(dz1_ptr + hidden + i * CHUNK)
@@ -314,8 +318,10 @@ def keys(
         pulls += tl.sum(d1 * db1[:, None], 0)
         d1 = d1.to(GRAD)
         pairs = tl.dot(tl.trans(dz1), d1, pairs, input_precision=PRECISION)
-        x = tl.dot(tl.trans(d1), tl.load(dw1c_ptr + i_l * F * N + i * F + weight), x, input_precision=PRECISION)
-        dk = tl.dot(tl.trans(dz1), tl.load(w1c_ptr + i_w * F * N + i * F + weight).to(GRAD), dk, input_precision=PRECISION)
+        dw1 = tl.load(dw1c_ptr + i_l * F * N + i * F + weight, mask=inside, other=0.0)
+        x = tl.dot(tl.trans(d1), dw1, x, input_precision=PRECISION)
+        w1 = tl.load(w1c_ptr + i_w * F * N + i * F + weight, mask=inside, other=0.0)
+        dk = tl.dot(tl.trans(dz1), w1.to(GRAD), dk, input_precision=PRECISION)
     pairs = tl.where(t[None, :] // C < t[:, None] // C, pairs, 0.0)
     x = tl.dot(tl.trans(pairs.to(GRAD)), k, x, input_precision=PRECISION)
     pulls += tl.sum(key.to(tl.float32) * x, 1) + tl.sum(pairs, 0)
@@ -325,14 +331,16 @@ def keys(
     rho = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32)
     tl.store(dtau_ptr + i_w, -tl.sum(rho * pulls, 0))
     dk -= tl.dot((pairs * eta[None, :]).to(GRAD), k, input_precision=PRECISION) + eta[:, None] * x
-    gamma = tl.load(gamma_ptr + i_h * F + f).to(tl.float32)
-    beta = tl.load(beta_ptr + i_h * F + f).to(tl.float32)
+    gamma = tl.load(gamma_ptr + i_h * F + f, mask=inside, other=0.0).to(tl.float32)
+    beta = tl.load(beta_ptr + i_h * F + f, mask=inside, other=0.0).to(tl.float32)
     gu = tl.load(dv_ptr + offset, mask=mask, other=0.0).to(tl.float32)
     zh = tl.load(zh_ptr + inner[:, None] * F + f, mask=mask, other=0.0).to(tl.float32)
     v = tl.load(v_ptr + offset, mask=mask, other=0.0).to(tl.float32)
-    dgamma = total((2 * gamma * zh + beta - v + key.to(tl.float32)) * gu, 0) + tl.load(dgamma_ptr + i_w * F + f)
-    tl.store(dgamma_ptr + i_w * F + f, dgamma)
-    tl.store(dbeta_ptr + i_w * F + f, total(gamma * gu, 0) + tl.load(dbeta_ptr + i_w * F + f))
+    dgamma = total((2 * gamma * zh + beta - v + key.to(tl.float32)) * gu, 0)
+    dgamma += tl.load(dgamma_ptr + i_w * F + f, mask=inside, other=0.0)
+    tl.store(dgamma_ptr + i_w * F + f, dgamma, mask=inside)
+    dbeta = total(gamma * gu, 0) + tl.load(dbeta_ptr + i_w * F + f, mask=inside, other=0.0)
+    tl.store(dbeta_ptr + i_w * F + f, dbeta, mask=inside)
     dk += tl.load(dk_ptr + offset, mask=mask, other=0.0).to(tl.float32) + gamma * gu
     tl.store(dk_ptr + offset, dk.to(dk_ptr.dtype.element_ty), mask=mask)
     tl.store(dv_ptr + offset, (-gamma * gu).to(dv_ptr.dtype.element_ty), mask=mask)

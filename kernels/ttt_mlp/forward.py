@@ -42,7 +42,7 @@ def chunk_weights(q: Tensor, chunks: int) -> Tensors:
 
 @dataclass(frozen=True)
 class Forward:
-    """Arguments of ``chain`` and ``answer``. All tensors are contiguous."""
+    """Arguments of ``chain`` and ``answer``, or of ``kernels.ttt_mlp.tiled_chain``. All tensors are contiguous."""
 
     tiles: Tiles
     eps: float
@@ -54,7 +54,7 @@ class Forward:
     """w1 (transposed), w2, b1, b2, moved in place"""
     out: Tensor
     kept: Tensors | None = None
-    """``chunk_weights`` of all chunks, where they are to be kept"""
+    """``chunk_weights`` of all chunks, where they are to be kept; of ``tiled_chain`` z2 of every token, too"""
     slots: Tensors | None = None
     """Slots of k, x2, d1, d2, rho and the position, where a state is moved"""
 

@@ -1,7 +1,8 @@
 """TTT-MLP in Triton: forward and backward, prefill of any length from any state, one step.
 
-Forward and prefill are the same two kernels, ``chain`` and ``answer``. Where gradients will be asked for the weights before
-every chunk are kept, and ``backward`` starts from those; a forward without gradients keeps nothing.
+Forward and prefill are the same two kernels, ``chain`` and ``answer``, or one where weights lie in memory. Where gradients
+will be asked for the weights before every chunk are kept, and ``backward`` starts from those; a forward without gradients
+keeps nothing.
 """
 
 import torch
@@ -9,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kernels.ttt.flops import register_flops
-from kernels.ttt.launch import CHUNK
+from kernels.ttt.launch import CHUNK, Operands
 from kernels.ttt.state import InnerState, LayerNorm, split_weight
+from kernels.ttt_mlp import tiled_chain
 from kernels.ttt_mlp.forward import Forward, chunk_weights, start
-from kernels.ttt_mlp.launch import tiles_of
+from kernels.ttt_mlp.launch import IN_REGISTERS, tiles_of
 from kernels.ttt_mlp.panels import Backward
 from kernels.ttt_mlp.step import step
 
@@ -67,11 +69,11 @@ def _forward(
     q: Tensor, k: Tensor, v: Tensor, rho: Tensor, tau: Tensor, w1: Tensor, w2: Tensor, b1: Tensor, b2: Tensor,
     gamma: Tensor, beta: Tensor, eps: float, save: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """out, and if ``save`` w1 (transposed), w2, b1 and b2 before every chunk (else empty)."""
+    """out, and if ``save`` w1 (transposed), w2, b1 and b2 before every chunk (else empty); with weights in memory z2, too."""
     tiles, out, kept = tiles_of(q, tau), q.new_empty(q.shape), _kept(q, save)
     moved, _ = start(w1, w2, b1, b2, q.shape[0])
     q, k, v, rho, tau, gamma, beta = (x.contiguous() for x in (q, k, v, rho, tau, gamma, beta))
-    Forward(tiles, eps, (q, k, v, rho, tau), (gamma, beta), moved, out, kept if save else None).walk()
+    _walk(Forward(tiles, eps, (q, k, v, rho, tau), (gamma, beta), moved, out, kept if save else None))
     return [out, *kept]
 
 
@@ -81,18 +83,26 @@ def _(q: Tensor, *rest: object) -> list[Tensor]:
 
 
 def _kept(q: Tensor, save: bool) -> Tensors:
-    return chunk_weights(q, -(-q.shape[1] // CHUNK) if save else 0)
+    batch, length, heads, head_dim = q.shape
+    kept = chunk_weights(q, -(-length // CHUNK) if save else 0)
+    if head_dim in IN_REGISTERS:
+        return kept
+    return *kept, q.new_empty(batch, length if save else 0, heads, head_dim, dtype=Operands.of(q).forward)
+
+
+def _walk(arguments: Forward) -> None:
+    (Forward.walk if arguments.tiles.F in IN_REGISTERS else tiled_chain.walk)(arguments)
 
 
 @torch.library.custom_op("ttt_bench::ttt_mlp_backward", mutates_args=())
 def _backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, rho: Tensor, tau: Tensor, w1: Tensor, w2: Tensor, b1: Tensor, b2: Tensor,
-    gamma: Tensor, beta: Tensor, w1c: Tensor, w2c: Tensor, b1c: Tensor, b2c: Tensor, eps: float,
+    gamma: Tensor, beta: Tensor, kept: list[Tensor], eps: float,
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of q, k, v, rho, tau, w1, w2, b1, b2, gamma, beta."""
     arguments = (q, k, v, rho, tau, w1, w2, b1, b2, gamma, beta)
     dout, q, k, v, rho, tau, gamma, beta = (x.contiguous() for x in (dout, q, k, v, rho, tau, gamma, beta))
-    (batch, length, heads, head_dim), tiles, chunks = q.shape, tiles_of(q, tau), w1c.shape[1]
+    (batch, length, heads, head_dim), tiles, chunks = q.shape, tiles_of(q, tau), kept[0].shape[1]
 
     def zeros(*shape: int) -> Tensor:
         return q.new_zeros(shape, dtype=torch.float32)
@@ -103,7 +113,7 @@ def _backward(
     dnorm = tuple(zeros(batch, chunks, heads, head_dim) for _ in range(2))
     shapes = [(wide, head_dim), (wide, head_dim), (wide,), (head_dim,)]
     dstart = tuple(zeros(batch, heads, *shape) for shape in shapes)
-    Backward(tiles, eps, (q, k, v, rho, tau), (gamma, beta), (w1c, w2c, b1c, b2c), dout, dviews, shares, dnorm, dstart).walk()
+    Backward(tiles, eps, (q, k, v, rho, tau), (gamma, beta), tuple(kept), dout, dviews, shares, dnorm, dstart).walk()
     drho, dtau, dtau_last = shares
     dtau = dtau.unflatten(-1, (-1, tiles.C)).sum((0, 1, 2, 3))
     dtau[-1] += dtau_last.sum()
@@ -125,7 +135,8 @@ def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], 
 
 
 def _gradients(ctx: torch.autograd.function.FunctionCtx, dout: list[Tensor]) -> tuple[Tensor | None, ...]:
-    return (*_backward(dout[0], *ctx.saved_tensors, ctx.eps), None, None)  # type: ignore[attr-defined]
+    tensors, kept = ctx.saved_tensors[:11], list(ctx.saved_tensors[11:])  # type: ignore[attr-defined]
+    return (*_backward(dout[0], *tensors, kept, ctx.eps), None, None)  # type: ignore[attr-defined]
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
@@ -146,7 +157,7 @@ def _prefill(
     first, second = (hi.float() + rest.float() for hi, rest in zip((w1, w2), lo, strict=True)) if lo else (w1, w2)
     moved, means = start(first, second, b1, b2, q.shape[0])
     slots = (slot_k, slot_x, slot_d1, slot_d2, slot_rho, position)
-    Forward(tiles, eps, (q, k, v, rho, tau), (gamma, beta), moved, out, slots=slots).walk()
+    _walk(Forward(tiles, eps, (q, k, v, rho, tau), (gamma, beta), moved, out, slots=slots))
     dense = (moved[0].transpose(2, 3), moved[1] + means[0])
     values = [part for weight in dense for part in (split_weight(weight) if lo else (weight,))]
     for held, value in zip([w1, lo[0], w2, lo[1]] if lo else [w1, w2], values, strict=True):

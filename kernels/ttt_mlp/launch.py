@@ -5,7 +5,8 @@ from torch import Tensor
 
 from kernels.ttt.launch import INTERPRETED, PRECISION, Operands, Tiles, triton_dtype
 
-HEAD_DIMS = (16, 32, 64)
+IN_REGISTERS = (16, 32, 64)
+"""Head dims whose weights a program holds in registers; of other multiples of 16 they lie in memory."""
 
 
 def tiles_of(q: Tensor, tau: Tensor) -> Tiles:
@@ -14,16 +15,25 @@ def tiles_of(q: Tensor, tau: Tensor) -> Tiles:
     Raises:
         ValueError: there is no kernel of this head dim or mini-batch.
     """
-    if q.dtype == torch.float32 and q.shape[-1] == 64 and tau.shape[0] == 64:
-        raise ValueError("no float32 TTT-MLP kernel for head dim 64 and mini-batches of 64 tokens; choose impl: reference")
-    if q.shape[-1] not in HEAD_DIMS:
-        raise ValueError(f"no TTT-MLP kernel for head dim {q.shape[-1]}, only {HEAD_DIMS}; choose impl: reference")
-    return Tiles.of(q.shape[-1], tau.shape[0])
+    head_dim, mini_batch = q.shape[-1], tau.shape[0]
+    if head_dim % 16:
+        raise ValueError(f"no TTT-MLP kernel for head dim {head_dim}, only multiples of 16; choose impl: reference")
+    largest = 16 if head_dim not in IN_REGISTERS else 32 if head_dim == 64 else 64
+    if q.dtype == torch.float32 and mini_batch > largest:
+        raise ValueError(
+            f"no float32 TTT-MLP kernel for head dim {head_dim} and mini-batches of {mini_batch} tokens; choose impl: reference"
+        )
+    return Tiles.of(head_dim, mini_batch)
 
 
 def sizes(tiles: Tiles) -> dict[str, int]:
     """Of every kernel."""
     return {"F": tiles.F, "N": 4 * tiles.F, "C": tiles.C, "CHUNK": tiles.CHUNK}
+
+
+def padding(tiles: Tiles) -> dict[str, int]:
+    """Of kernels whose features are padded and whose hidden units come in tiles."""
+    return {"BF": tiles.BF, "BN": 64}
 
 
 def modes(q: Tensor) -> dict[str, object]:
@@ -33,5 +43,5 @@ def modes(q: Tensor) -> dict[str, object]:
 
 
 def warps(tiles: Tiles) -> int:
-    """Of a program that holds W1 and W2 in float32: 128 KiB at head dim 64, half the registers of a multiprocessor."""
-    return 8 if tiles.F == 64 else 4
+    """Of a walk: W1 and W2 in float32 are 128 KiB at head dim 64, half the registers of a multiprocessor, and more above."""
+    return 8 if tiles.F >= 64 else 4

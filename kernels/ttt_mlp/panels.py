@@ -14,8 +14,9 @@ from torch import Tensor
 
 from kernels.ttt.launch import PRECISION, Operands, Tiles, shared_memory, triton_dtype
 from kernels.ttt_mlp import backward as grad
+from kernels.ttt_mlp import tiled_backward as tiled
 from kernels.ttt_mlp.beside import beside
-from kernels.ttt_mlp.launch import modes, sizes, warps
+from kernels.ttt_mlp.launch import IN_REGISTERS, modes, padding, sizes, warps
 
 Tensors = tuple[Tensor, ...]
 
@@ -83,8 +84,8 @@ class Backward:
     """q, k, v, rho, tau"""
     norm: Tensors
     """gamma, beta"""
-    weights: Tensors
-    """w1 (transposed), w2, b1, b2 before every chunk"""
+    kept: Tensors
+    """w1 (transposed), w2, b1, b2 before every chunk; with weights in memory z2 of every token, too"""
     dout: Tensor
     dviews: Tensors
     """dq, dk, dv"""
@@ -97,7 +98,7 @@ class Backward:
 
     def walk(self) -> None:
         """Every panel from the last to the first."""
-        q, chunks = self.views[0], self.weights[0].shape[1]
+        q, chunks = self.views[0], self.kept[0].shape[1]
         size = panel_chunks(chunks, Scratch.chunk_bytes(self.tiles, q))
         sets = [Scratch.of(self.tiles, q, size) for _ in range(min(2, -(-chunks // size)))]
         walked: list[tuple[Callable[[], None], Panel]] = []
@@ -114,37 +115,46 @@ class Backward:
         q, k, v, rho, tau = self.views
         grid, where, scratch = self._grid(panel), self._where(panel), panel.scratch
         x2, x2g, _, _, d1, d2, *_ = scratch.replayed
-        grad.replay[grid](
-            k, v, rho, tau, *self.norm, *self.weights, *scratch.replayed, *where,
-            EPS=self.eps, BC=self.tiles.BC, **sizes(self.tiles), **modes(q), num_warps=warps(self.tiles), num_stages=2,
-        )  # fmt: skip
+        replayed = (*scratch.replayed, *where)
+        launch = {"EPS": self.eps, "BC": self.tiles.BC, **sizes(self.tiles), **modes(q), "num_warps": warps(self.tiles)}
+        if self.tiles.F in IN_REGISTERS:
+            grad.replay[grid](k, v, rho, tau, *self.norm, *self.kept, *replayed, **launch, num_stages=2)
+        else:
+            w1, w2, b1, _, z2 = self.kept
+            pad = padding(self.tiles)
+            programs = (*grid, 4 * self.tiles.F // pad["BN"])
+            tiled.replay[programs](k, v, rho, tau, *self.norm, w1, w2, b1, z2, *replayed, **launch, **pad, num_stages=2)
         grad.queries[grid](
-            q, k, rho, tau, self.norm[0], *self.weights, self.dout, x2, x2g, d1, d2, *self.dviews[:2],
+            q, k, rho, tau, self.norm[0], *self.kept[:4], self.dout, x2, x2g, d1, d2, *self.dviews[:2],
             *scratch.queried, *self.shares[:2], *self.dnorm, *where,
-            EPS=self.eps, **sizes(self.tiles), **modes(q), GRAD=self._modes["GRAD"], **self._tiling,
+            EPS=self.eps, BF=self.tiles.BF, **sizes(self.tiles), **modes(q), GRAD=self._modes["GRAD"], **self._tiling,
         )  # fmt: skip
 
     def _reverse(self, panel: Panel) -> None:
         (q, k, _, rho, tau), tiles = self.views, self.tiles
         batch, length, heads, _ = q.shape
         _, x2g, slope, bend, _, *others = panel.scratch.replayed
-        is_roomy = shared_memory(q.device) >= TWO_STAGES
-        stages = 2 if Operands.of(q).forward.itemsize == 2 and tiles.BC <= 32 and is_roomy else 1
-        grad.reverse[(batch * heads,)](
+        is_roomy = Operands.of(q).forward.itemsize == 2 and shared_memory(q.device) >= TWO_STAGES
+        arguments = (
             k, rho, tau, self.norm[0], x2g, slope, bend, *others, *panel.scratch.queried,
             panel.scratch.queried[0], self.dviews[2], *panel.scratch.reversed, *self.dstart,
             length, heads, panel.size, panel.first,
-            BC=tiles.BC, STAGES=stages, **sizes(tiles), **self._modes, num_warps=warps(tiles),
         )  # fmt: skip
+        launch = {"BC": tiles.BC, **sizes(tiles), **self._modes, "num_warps": warps(tiles)}
+        if tiles.F in IN_REGISTERS:
+            grad.reverse[(batch * heads,)](*arguments, **launch, STAGES=2 if is_roomy and tiles.BC <= 32 else 1)
+        else:
+            stages = 2 if is_roomy and tiles.BC == 16 else 1
+            tiled.reverse[(batch * heads,)](*arguments, **launch, **padding(tiles), num_stages=stages)
 
     def _leave(self, wait: Callable[[], None], panel: Panel) -> None:
         (_, k, v, rho, tau), (_, dk, dv), (drho, _, dtau_last) = self.views, self.dviews, self.shares
         _, _, _, _, d1, _, zh, *_ = panel.scratch.replayed
         wait()
         grad.keys[self._grid(panel)](
-            k, v, rho, tau, *self.norm, self.weights[0], d1, zh, panel.scratch.queried[0], *panel.scratch.reversed,
+            k, v, rho, tau, *self.norm, self.kept[0], d1, zh, panel.scratch.queried[0], *panel.scratch.reversed,
             dk, dv, drho, dtau_last, *self.dnorm, *self._where(panel),
-            BN=min(64, 4 * self.tiles.F), **sizes(self.tiles), **self._modes, num_warps=4, num_stages=2,
+            **padding(self.tiles), **sizes(self.tiles), **self._modes, num_warps=self._warps, num_stages=2,
         )  # fmt: skip
 
     def _grid(self, panel: Panel) -> tuple[int]:
@@ -153,14 +163,19 @@ class Backward:
 
     def _where(self, panel: Panel) -> tuple[int, ...]:
         _, length, heads, _ = self.dout.shape
-        return length, heads, self.weights[0].shape[1], panel.size, panel.first
+        return length, heads, self.kept[0].shape[1], panel.size, panel.first
 
     @property
     def _tiling(self) -> dict[str, int]:
         """Of ``queries``: 16 hidden units a warp; float32 in small tiles, of which shared memory holds enough."""
         if self.views[0].dtype == torch.float32:
-            return {"BN": 32, "num_warps": 4, "num_stages": 1}
-        return {"BN": 16 * warps(self.tiles), "num_warps": warps(self.tiles), "num_stages": 2}
+            return {"BN": 32, "num_warps": self._warps, "num_stages": 1}
+        return {"BN": 128 if self.tiles.F == 64 else 64, "num_warps": warps(self.tiles), "num_stages": 2}
+
+    @property
+    def _warps(self) -> int:
+        """Of kernels over chunks, whose narrow tiles are padded."""
+        return 8 if self.tiles.BF > 64 else 4
 
     @property
     def _modes(self) -> dict[str, object]:
