@@ -16,6 +16,7 @@ from kernels import ttt_linear, ttt_mlp
 from kernels.check import Runner, Trial
 from kernels.op import Case, Inputs, Op, Pass, Stepping
 from kernels.ttt.launch import Operands
+from kernels.ttt_mlp import kernel, launch, panels
 
 OPS = [ttt_linear.OP, ttt_mlp.OP]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -58,9 +59,12 @@ def test_flops_are_those_that_the_reference_does(op: Op) -> None:
     assert counter.get_total_flops() == 3 * counts["triton"]
 
 
-def test_what_rounding_leaves_does_not_grow(op: Op, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("op", "in_registers"), [(ttt_linear.OP, (16,)), (ttt_mlp.OP, (16,)), (ttt_mlp.OP, ())])
+def test_what_rounding_leaves_does_not_grow(op: Op, in_registers: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Operands of 16 bits over many mini-batches; all of them float16, as the interpreter has no right bfloat16."""
     monkeypatch.setattr(Operands, "of", lambda x: Operands(torch.float16, torch.float16))
+    for module in (launch, panels, kernel):
+        monkeypatch.setattr(module, "IN_REGISTERS", in_registers)
     modes: tuple[Pass, ...] = ("fwd", "fwd_bwd")
     for mode in modes:
         verdict = Trial(op, Case(1, 512, 1, 16, dtype=torch.float16), DEVICE).check("triton", mode)

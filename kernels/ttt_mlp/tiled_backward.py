@@ -116,6 +116,7 @@ def reverse(
         curve = tl.load(stats_ptr + 3 * size + inner, mask=is_token, other=0.0)[:, None]
         p2 += db2
         g = g2 - eta[:, None] * p2 + ew
+        g -= total(g, 1) * tl.where(is_feature, 1.0 / F, 0.0)
         xg = gamma2 * g
         along, across, x_mean, x_along = totals(g * zh, g * d2, xg, xg * zh, 1)
         along, across = along / F, across / F
