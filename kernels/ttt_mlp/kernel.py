@@ -135,8 +135,8 @@ def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], 
 
 
 def _gradients(ctx: torch.autograd.function.FunctionCtx, dout: list[Tensor]) -> tuple[Tensor | None, ...]:
-    tensors, kept = ctx.saved_tensors[:11], list(ctx.saved_tensors[11:])  # type: ignore[attr-defined]
-    return (*_backward(dout[0], *tensors, kept, ctx.eps), None, None)  # type: ignore[attr-defined]
+    saved = ctx.saved_tensors  # type: ignore[attr-defined]  # asked for twice, a checkpoint refuses
+    return (*_backward(dout[0], *saved[:11], list(saved[11:]), ctx.eps), None, None)  # type: ignore[attr-defined]
 
 
 _forward.register_autograd(_gradients, setup_context=_save)

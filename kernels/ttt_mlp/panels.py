@@ -22,8 +22,8 @@ Tensors = tuple[Tensor, ...]
 
 PANEL_BYTES = 1 << 30
 """Least bound of what the kernels leave to one another, both sets together; two chunks of all sequences may need more."""
-TWO_STAGES = 120 << 10
-"""Bytes of shared memory that ``reverse`` takes to load a mini-batch ahead, at head dim 64 in 16 bits."""
+TWO_STAGES, TWO_WIDE_STAGES = 120 << 10, 208 << 10
+"""Bytes of shared memory with which ``reverse`` loads ahead in 16 bits: a mini-batch at head dims up to 64, a tile above."""
 PANELS = 4
 """Least number of panels where there are as many chunks: the first one runs beside nothing."""
 
@@ -134,7 +134,8 @@ class Backward:
         (q, k, _, rho, tau), tiles = self.views, self.tiles
         batch, length, heads, _ = q.shape
         _, x2g, slope, bend, _, *others = panel.scratch.replayed
-        is_roomy = Operands.of(q).forward.itemsize == 2 and shared_memory(q.device) >= TWO_STAGES
+        room = TWO_STAGES if tiles.BF <= 64 else TWO_WIDE_STAGES
+        is_roomy = Operands.of(q).forward.itemsize == 2 and shared_memory(q.device) >= room
         arguments = (
             k, rho, tau, self.norm[0], x2g, slope, bend, *others, *panel.scratch.queried,
             panel.scratch.queried[0], self.dviews[2], *panel.scratch.reversed, *self.dstart,
