@@ -14,6 +14,7 @@ from kernels import attention, causal_conv, gated_norm, selective_scan, ssd, ttt
 from kernels.check import Broken, RoundedOperands, Runner, Trial, Verdict, poisoned, relative_error
 from kernels.op import Case, Impl, Op, Pass, Stepping
 from kernels.selective_scan.problem import SelectiveScan
+from kernels.tests.optional import loaded
 from kernels.ttt import reference
 
 GATED = replace(selective_scan.OP, name="gated_scan", problem=SelectiveScan(is_gated=True))
@@ -189,6 +190,7 @@ def test_relative_error_of_what_is_zero_or_not_a_number() -> None:
     ids=lambda value: getattr(value, "name", value),
 )
 def test_every_implementation_on_a_gpu(op: Op, impl: str, mode: Pass) -> None:
+    loaded(op, impl)
     case = Case(batch=2, context=256, heads=4, head_dim=64, dtype=torch.bfloat16)
     verdict = Trial(op, case, torch.device("cuda")).check(impl, mode)
     assert verdict.ok, verdict

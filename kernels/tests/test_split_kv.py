@@ -7,8 +7,7 @@ from torch import Tensor
 from kernels.attention import OP, reference
 from kernels.attention.reference import Cache
 from kernels.check import relative_error
-
-pytest.importorskip("triton")
+from kernels.tests.optional import loaded
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 POSITIONS = [0, 1, 127, 128, 300, 519]
@@ -90,7 +89,7 @@ def test_a_full_row_is_nan_and_writes_nothing() -> None:
 @pytest.mark.parametrize("rows", [1, 64])
 def test_long_caches_in_16_bits(impl: str, rows: int) -> None:
     """In a graph too, whose replays go on from where the last one stopped."""
-    step = OP.load(impl).step
+    step = loaded(OP, impl).step
     cache = filled([(997 * row + 4000) % 4096 for row in range(rows)], 4200, 4, 64, torch.bfloat16, "cuda")
     expected = copy_of(cache)
     queries = tokens(cache, 4)
