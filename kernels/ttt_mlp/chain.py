@@ -45,7 +45,7 @@ def _read(k_ptr, v_ptr, rho_ptr, origin, begin, end, H, F: tl.constexpr, C: tl.c
 
 @triton.jit
 def _tile(
-    w1, b1, w2, w2h, b2, k, v, rho, q_ptr, out_ptr, x2_ptr, d1_ptr, d2_ptr,
+    w1, b1, w2, b2, k, v, rho, q_ptr, out_ptr, x2_ptr, d1_ptr, d2_ptr,
     slot_k_ptr, slot_x_ptr, slot_d1_ptr, slot_d2_ptr, slot_rho_ptr,
     gamma, beta, tau, tau_last, origin, begin, end, slots, H,
     EPS: tl.constexpr, F: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, CHUNK: tl.constexpr,
@@ -57,7 +57,7 @@ def _tile(
     is_new = (at >= begin) & (at < end) & (t < C)
     is_open = t < slots
     slot, hidden_slot = t[:, None] * F + f, t[None, :] * N + n
-    kh, w1h = guarded(k, OPERAND), w1.to(OPERAND)
+    kh, w1h, w2h = guarded(k, OPERAND), w1.to(OPERAND), w2.to(OPERAND)
     if MODE == FIRST:
         kh = tl.where(is_open[:, None], tl.load(slot_k_ptr + slot, mask=is_open[:, None], other=0.0).to(OPERAND), kh)
         rho = tl.where(is_open, tl.load(slot_rho_ptr + t, mask=is_open, other=0.0), rho)
@@ -114,7 +114,7 @@ def _tile(
         key = kh.to(tl.float32) if MODE == FIRST else k.to(tl.float32)
         w1 = tl.dot(d1h, guarded(key * eta[:, None], OPERAND), w1, input_precision=PRECISION)
         w2 = tl.dot(x2h, step.to(OPERAND), w2, input_precision=PRECISION)
-    return w1, b1, w2, w2.to(OPERAND), b2
+    return w1, b1, w2, b2
 
 
 @triton.jit(do_not_specialize=["panel", "first_chunk", "kept", "kept_from"])
@@ -158,15 +158,14 @@ def chain(
         # a product of nothing lays W out as accumulators, so that the first tile, too, finds its operands in registers
         left, right = tl.zeros([N, 16], OPERAND), tl.zeros([16, F], OPERAND)
         w1, w2 = tl.dot(left, right, w1), tl.dot(left, right, w2)
-    w2h = w2.to(OPERAND)
     slots, begin, tiles = 0, 0, tl.cdiv(T, C)
     if STATEFUL:
         slots = (tl.load(position_ptr + i_b) % C).to(tl.int32)
         begin, tiles = C - slots, (slots + T) // C - 1
         if first_chunk == 0:
             k, v, rho = _read(k_ptr, v_ptr, rho_ptr, -slots, 0, T, H, F, C, BC)
-            w1, b1, w2, w2h, b2 = _tile(
-                w1, b1, w2, w2h, b2, k, v, rho, q_ptr, out_ptr, x2_ptr, d1_ptr, d2_ptr,
+            w1, b1, w2, b2 = _tile(
+                w1, b1, w2, b2, k, v, rho, q_ptr, out_ptr, x2_ptr, d1_ptr, d2_ptr,
                 slot_k_ptr, slot_x_ptr, slot_d1_ptr, slot_d2_ptr, slot_rho_ptr,
                 gamma, beta, tau, tau_last, -slots, 0, T, slots, H,
                 EPS, F, N, C, BC, CHUNK, FIRST, OPERAND, PRECISION, FAST,
@@ -176,14 +175,14 @@ def chain(
     for i_c in range(tl.minimum(panel, tl.cdiv(tiles, CHUNK // C) - first_chunk)):
         i_l, i_w = (i_b * panel + i_c) * H + i_h, (i_b * kept + kept_from + i_c) * H + i_h
         tl.store(w1c_ptr + i_w * F * N + matrix, w1.to(OPERAND))
-        tl.store(w2c_ptr + i_w * F * N + matrix, w2h)
+        tl.store(w2c_ptr + i_w * F * N + matrix, w2.to(OPERAND))
         tl.store(b1c_ptr + i_w * N + units, b1)
         tl.store(b2c_ptr + i_w * F + features, b2)
         for i in range(CHUNK // C):
             next_k, next_v, next_rho = _read(k_ptr, v_ptr, rho_ptr, origin + C, begin, end, H, F, C, BC)
             hidden = i_l * N * CHUNK + i * C
-            w1, b1, w2, w2h, b2 = _tile(
-                w1, b1, w2, w2h, b2, k, v, rho, q_ptr, out_ptr,
+            w1, b1, w2, b2 = _tile(
+                w1, b1, w2, b2, k, v, rho, q_ptr, out_ptr,
                 x2_ptr + hidden, d1_ptr + hidden, d2_ptr + (i_l * CHUNK + i * C) * F,
                 slot_k_ptr, slot_x_ptr, slot_d1_ptr, slot_d2_ptr, slot_rho_ptr,
                 gamma, beta, tau, tau_last, origin, begin, end, 0, H,
@@ -195,7 +194,7 @@ def chain(
         if (tiles >= 0) & (end < T) & ((first_chunk + panel) * CHUNK >= T):
             k, v, rho = _read(k_ptr, v_ptr, rho_ptr, end, end, T, H, F, C, BC)
             _tile(
-                w1, b1, w2, w2h, b2, k, v, rho, q_ptr, out_ptr, x2_ptr, d1_ptr, d2_ptr,
+                w1, b1, w2, b2, k, v, rho, q_ptr, out_ptr, x2_ptr, d1_ptr, d2_ptr,
                 slot_k_ptr, slot_x_ptr, slot_d1_ptr, slot_d2_ptr, slot_rho_ptr,
                 gamma, beta, tau, tau_last, end, end, T, 0, H,
                 EPS, F, N, C, BC, CHUNK, LAST, OPERAND, PRECISION, FAST,
