@@ -50,7 +50,7 @@ def replay(
         rho = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32)
         shift = gamma * (beta - v + key.to(tl.float32))
         d2, zh, r, pull, tilt, curve = norm_l2_gradient_and_means(z2, shift, gamma * gamma, inside, 1, F, EPS)
-        d2 = tl.where(is_token[:, None], d2 * (1 / SCALE), 0.0)
+        d2 = tl.where(is_token[:, None], d2 * (1 / SCALE), 0.0)  # 1/std of no token is large
         d2h, w2h = guarded(d2, OPERAND), w2.to(OPERAND)
         tl.store(d2_ptr + inner[:, None] * F + f, d2h, mask=mask & is_first)
         tl.store(zh_ptr + inner[:, None] * F + f, zh.to(OPERAND), mask=mask & is_first)
@@ -123,7 +123,7 @@ def reverse(
         gu = r * (g - zh * along)
         x_mean, x_along = r * (x_mean / F - along * pull), r * (x_along / F - along * curve)
         dz2 = r * ((gamma2 - tilt) * gu - x_mean - zh * (x_along + across) - d2 * along)
-        dz2 = tl.where(is_feature, dz2, 0.0)
+        dz2 = tl.where(is_feature, dz2, 0.0)  # else db2 would gather what padding has
         rows = (i_b * T + first_chunk * CHUNK + here) * H + i_h
         tl.store(gu_ptr + rows[:, None] * F + f, gu.to(gu_ptr.dtype.element_ty), mask=mask)
         tl.store(pull_ptr + inner[:, None], total(d2 * p2, 1), mask=is_token[:, None])
