@@ -97,17 +97,21 @@ class Stepping(Problem):
     def start(self, module: ModuleType, x: Inputs, case: Case, phases: Tensor) -> Any:
         """A state whose row b stands at position ``phases[b]`` of a mini-batch and has learned nothing yet."""
 
-    @abstractmethod
     def place(self, state: Any, phases: Tensor) -> None:
-        """Moves the rows of a state to other positions, in place, for timing: what lies in their slots is undefined."""
+        """Moves the rows of a state to other positions, in place, for timing: what lies in their slots is undefined.
 
-    @abstractmethod
+        Where every position is like every other, nothing.
+        """
+
     def prefill(self, module: ModuleType, x: Inputs, state: Any) -> Tensor:
         """The output for all tokens of ``x``; advances the state."""
+        out: Tensor = module.prefill(*x.values(), state)
+        return out
 
-    @abstractmethod
     def step(self, module: ModuleType, x: Inputs, state: Any) -> Tensor:
         """The output for one token, ``x`` without its time axis; advances the state."""
+        out: Tensor = module.step(*x.values(), state)
+        return out
 
     @abstractmethod
     def visible(self, state: Any) -> Inputs:

@@ -25,8 +25,7 @@ class Mamba2State:
     """The last inputs of the convolution and the state h of the scan.
 
     h is float32 for 16-bit weights too, though mamba-ssm's cache is then 16-bit: exp(-1e-3), a slow head's decay, moves a
-    bfloat16 number by less than half a unit in its last place, and steps drift from what prefill gives (4 % of such an h
-    after 2,048 tokens, 0.7 % of all heads as initialised).
+    bfloat16 number by less than half a unit in its last place, and steps drift from what prefill gives.
     """
 
     past: Float[Tensor, "B S G"]

@@ -34,17 +34,6 @@ class CausalConv(Stepping):
     def start(self, module: ModuleType, x: Inputs, case: Case, phases: Tensor) -> Tensor:
         return x["x"].new_zeros(case.batch, TAPS - 1, x["bias"].shape[0])
 
-    def place(self, state: Tensor, phases: Tensor) -> None:
-        """Every position is like every other."""
-
-    def prefill(self, module: ModuleType, x: Inputs, state: Tensor) -> Tensor:
-        out: Tensor = module.prefill(*x.values(), state)
-        return out
-
-    def step(self, module: ModuleType, x: Inputs, state: Tensor) -> Tensor:
-        out: Tensor = module.step(*x.values(), state)
-        return out
-
     def visible(self, state: Tensor) -> Inputs:
         return {"past": state.transpose(1, 2)}
 

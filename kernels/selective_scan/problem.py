@@ -56,9 +56,6 @@ class SelectiveScan(Stepping):
     def start(self, module: ModuleType, x: Inputs, case: Case, phases: Tensor) -> Tensor:
         return torch.zeros(case.batch, *x["a"].shape, dtype=x["a"].dtype, device=x["a"].device)
 
-    def place(self, state: Tensor, phases: Tensor) -> None:
-        """Every position is like every other."""
-
     def prefill(self, module: ModuleType, x: Inputs, state: Tensor) -> Tensor:
         out: Tensor = module.prefill(**x, state=state)
         return out

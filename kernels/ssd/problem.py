@@ -38,17 +38,6 @@ class SSD(Stepping):
         heads, dtype = x["a"].shape[0], torch.promote_types(case.dtype, torch.float32)
         return x["x"].new_zeros(case.batch, heads, case.head_dim, STATES, dtype=dtype)
 
-    def place(self, state: Tensor, phases: Tensor) -> None:
-        """Every position is like every other."""
-
-    def prefill(self, module: ModuleType, x: Inputs, state: Tensor) -> Tensor:
-        out: Tensor = module.prefill(*x.values(), state)
-        return out
-
-    def step(self, module: ModuleType, x: Inputs, state: Tensor) -> Tensor:
-        out: Tensor = module.step(*x.values(), state)
-        return out
-
     def visible(self, state: Tensor) -> Inputs:
         return {"h": state}
 

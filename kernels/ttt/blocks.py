@@ -68,7 +68,7 @@ def _add3(a1, a2, a3, b1, b2, b3):
 
 
 @triton.jit
-def sums(x1, x2, x3, AXIS: tl.constexpr):
+def sums3(x1, x2, x3, AXIS: tl.constexpr):
     """Three sums over AXIS, which goes, in one exchange between threads."""
     return tl.reduce((x1, x2, x3), AXIS, _add3)
 
@@ -79,7 +79,7 @@ def _add4(a1, a2, a3, a4, b1, b2, b3, b4):
 
 
 @triton.jit
-def totals(x1, x2, x3, x4, AXIS: tl.constexpr):
+def totals4(x1, x2, x3, x4, AXIS: tl.constexpr):
     """Four sums over AXIS, which stays with length 1, in one exchange between threads."""
     s1, s2, s3, s4 = tl.reduce((x1, x2, x3, x4), AXIS, _add4)
     return tl.expand_dims(s1, AXIS), tl.expand_dims(s2, AXIS), tl.expand_dims(s3, AXIS), tl.expand_dims(s4, AXIS)
@@ -92,7 +92,7 @@ def _add5(a1, a2, a3, a4, a5, b1, b2, b3, b4, b5):
 
 @triton.jit
 def totals5(x1, x2, x3, x4, x5, AXIS: tl.constexpr):
-    """``totals`` of five."""
+    """Five sums over AXIS, which stays with length 1, in one exchange between threads."""
     s1, s2, s3, s4, s5 = tl.reduce((x1, x2, x3, x4, x5), AXIS, _add5)
     s1, s2, s3 = tl.expand_dims(s1, AXIS), tl.expand_dims(s2, AXIS), tl.expand_dims(s3, AXIS)
     return s1, s2, s3, tl.expand_dims(s4, AXIS), tl.expand_dims(s5, AXIS)

@@ -13,13 +13,13 @@ gradients by the state after a mini-batch:
              drho_j -= tau_C (K_j X_j + D_j db' + sum_i N_ji)
 
 Operands are bfloat16 where gradients are involved, whose range float16 has not. Sums over programs are partials, added outside
-in a fixed order. Bytes a token and head: 27 times 2 F in all, M, W and dW_c at F = CHUNK counted as 2 F.
+in a fixed order. Bytes a token and head: 26 times 2 F in all, M, W and dW_c at F = CHUNK counted as 2 F.
 """
 
 import triton
 import triton.language as tl
 
-from kernels.ttt.blocks import guarded, read, sums, total, totals, totals2, write
+from kernels.ttt.blocks import guarded, read, sums3, total, totals2, totals4, write
 from kernels.ttt_linear.chunks import token_factors
 
 
@@ -66,7 +66,7 @@ def queries(
     dzb = r * (dy - mean / F - zb * (along / F))
     if BF != F:
         dzb = tl.where(is_feature, dzb, 0.0)
-    dgamma, dbeta, mb = sums(dout * zb, dout, dzb, 0)
+    dgamma, dbeta, mb = sums3(dout * zb, dout, dzb, 0)
     column = tl.arange(0, BF)
     write(dgamma_ptr + i_w * F + column, dgamma, column < F, EVEN)
     write(dbeta_ptr + i_w * F + column, dbeta, column < F, EVEN)
@@ -147,7 +147,7 @@ def reverse(
             g -= tau_last * rho * tl.dot(dwT.to(GRAD), k, dbT, input_precision=PRECISION)
             g -= total(g, 0) * (1.0 / F) * inside
             xg = gamma2 * g
-            along, across, x_mean, x_along = totals(g * zh, g * d, xg, xg * zh, 0)
+            along, across, x_mean, x_along = totals4(g * zh, g * d, xg, xg * zh, 0)
             along, across = along / F, across / F
             gu = r * (g - zh * along)
             x_mean, x_along = r * (x_mean / F - along * pull), r * (x_along / F - along * curve)

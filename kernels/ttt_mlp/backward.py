@@ -26,7 +26,7 @@ there as hidden x tokens, as the walks hold them: the other way round each would
 import triton
 import triton.language as tl
 
-from kernels.ttt.blocks import guarded, total, totals, totals5
+from kernels.ttt.blocks import guarded, total, totals4, totals5
 from kernels.ttt_mlp.answers import chunk_answers, features
 from kernels.ttt_mlp.chain import SCALE
 from kernels.ttt_mlp.gelu import gelu, gelu_twice
@@ -78,7 +78,7 @@ def replay(
         tl.store(slope_ptr + hidden, slope.to(OPERAND), mask=is_slot)
         z2 = tl.dot(tl.trans(x2h), w2h, input_precision=PRECISION) + b2[None, :]
         gz, shift = gamma * gamma * z2, gamma * (beta - v + key.to(tl.float32))
-        squares, pulls, curves, tilts = totals(z2 * z2, gz, gz * z2, shift * z2, 1)
+        squares, pulls, curves, tilts = totals4(z2 * z2, gz, gz * z2, shift * z2, 1)
         r = tl.rsqrt(squares / F + EPS)
         pull, curve = r * pulls / F, r * r * curves / F
         tilt, zh = curve + r * tilts / F, r * z2

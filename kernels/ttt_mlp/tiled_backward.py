@@ -10,7 +10,7 @@ Bytes a token and head beyond theirs: 16 F N / C through L2 in ``reverse``; Z2, 
 import triton
 import triton.language as tl
 
-from kernels.ttt.blocks import guarded, norm_l2_gradient_and_means, total, totals
+from kernels.ttt.blocks import guarded, norm_l2_gradient_and_means, total, totals4
 from kernels.ttt_mlp.chain import SCALE
 from kernels.ttt_mlp.gelu import gelu_twice
 
@@ -118,7 +118,7 @@ def reverse(
         g = g2 - eta[:, None] * p2 + ew
         g -= total(g, 1) * tl.where(is_feature, 1.0 / F, 0.0)
         xg = gamma2 * g
-        along, across, x_mean, x_along = totals(g * zh, g * d2, xg, xg * zh, 1)
+        along, across, x_mean, x_along = totals4(g * zh, g * d2, xg, xg * zh, 1)
         along, across = along / F, across / F
         gu = r * (g - zh * along)
         x_mean, x_along = r * (x_mean / F - along * pull), r * (x_along / F - along * curve)
