@@ -19,7 +19,7 @@ from bench.data.tokenizer import get_tokenizer
 from bench.experiments.inner_loss import inner_losses
 from bench.results import ROOT, Row, Run, read_run, read_runs
 from bench.run import describe, execute
-from bench.tests.micro import EXPERIMENTS, MODELS, micro_run
+from bench.tests.micro import BUDGET, EXPERIMENTS, MODELS, micro_run
 from bench.train import Diverged, load
 from models.lm import LM
 from models.mixer import state_bytes
@@ -94,9 +94,9 @@ def test_training_tells_its_card_its_curve_and_its_loss(model: str, folder: Path
     run = micro_run(folder, "train", f"model={model}")
     plan, prepared = prepare(run).plan, prepare(run)
     values = {row.metric: row.value for row in result(run).rows}
-    assert values["train_flops"] == plan.flops == pytest.approx(5e7, rel=0.005)
+    assert values["train_flops"] == plan.flops == pytest.approx(BUDGET, rel=0.005)
     assert (values["steps"], values["tokens"], values["parameters"]) == (plan.steps, plan.tokens, prepared.parameters)
-    assert values["mismatch"] == pytest.approx(plan.flops / 5e7 - 1)
+    assert values["mismatch"] == pytest.approx(plan.flops / BUDGET - 1)
     assert values["learning_rate"] == run.optim.lr
     assert 0 < values["head_share"] < 1
     curve = rows(run, "train_nll")

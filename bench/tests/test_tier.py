@@ -12,7 +12,7 @@ from bench.forecast import Forecast, forecast
 from bench.reproduce import Cell, plan_text, seconds_left, survey
 from bench.results import Manifest, Run
 from bench.run import describe, execute
-from bench.tests.micro import micro_run
+from bench.tests.micro import BUDGET, micro_run
 from bench.tier import Tier, tier_names
 
 
@@ -25,14 +25,14 @@ def known(run: RunConfig, flops: float, seconds: float, status: str = "done") ->
 def test_without_a_run_the_forecast_is_the_rate_of_the_device(tmp_path: Path) -> None:
     run = micro_run(tmp_path, "train", "device.flop_rate=1e6")
     made = forecast(run, [])
-    assert made.flops == pytest.approx(5e7, rel=0.005)
+    assert made.flops == pytest.approx(BUDGET, rel=0.005)
     assert made.seconds == pytest.approx(1 + made.flops / 1e6)
     assert not made.is_measured
 
 
 def test_a_known_run_is_scaled_by_its_flops(tmp_path: Path) -> None:
     run = micro_run(tmp_path, "train")
-    near, far = known(run, 2.5e7, 3.0), known(run, 5e12, 1.0)
+    near, far = known(run, BUDGET / 2, 3.0), known(run, 5e12, 1.0)
     for order in ([near, far], [far, near]):
         made = forecast(run, order)
         assert made.seconds == pytest.approx(6.0, rel=0.01)
@@ -48,13 +48,13 @@ def test_only_a_run_of_the_same_kind_tells(other: list[str], tmp_path: Path) -> 
     if other == ["experiment=state_vs_context"]:
         different = micro_run(tmp_path, "state_vs_context")
     stranger = Run(
-        replace(describe(run), experiment=different.experiment.name, flops=5e7, seconds=9.0, status="done"),
+        replace(describe(run), experiment=different.experiment.name, flops=BUDGET, seconds=9.0, status="done"),
         *(identity(different), (), Path()),
         published=False,
     )
     assert not forecast(run, [stranger]).is_measured
-    assert not forecast(run, [known(run, 5e7, 9.0, status) for status in ("running", "failed", "killed")]).is_measured
-    assert forecast(run, [stranger, known(run, 5e7, 9.0)]).seconds == pytest.approx(9.0, rel=0.01)
+    assert not forecast(run, [known(run, BUDGET, 9.0, status) for status in ("running", "failed", "killed")]).is_measured
+    assert forecast(run, [stranger, known(run, BUDGET, 9.0)]).seconds == pytest.approx(9.0, rel=0.01)
 
 
 def test_a_plan_shows_every_cell_as_it_stands_and_runs_nothing(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_plan_shows_every_cell_as_it_stands_and_runs_nothing(tmp_path: Path) -
     assert [cell.status for cell in cells] == ["done", "to do"]
     first, second, *_ = plan_text(cells, 2).splitlines()[1:]
     assert first.startswith("state_vs_context ttt_linear tiny tiny_1 s0") and first.endswith("done") and "~" not in first
-    assert second.startswith("train ttt_mlp (T) tiny tiny_1 s3") and second.endswith("to do") and "4.99e+07" in second
+    assert second.startswith("train ttt_mlp (T) tiny tiny_1 s3") and second.endswith("to do") and "1e+08" in second
     assert "2 cells, 1 to do" in plan_text(cells, 2)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
