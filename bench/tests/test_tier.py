@@ -65,7 +65,7 @@ def test_a_plan_shows_every_cell_as_it_stands_and_runs_nothing(tmp_path: Path) -
     assert [cell.status for cell in cells] == ["done", "to do"]
     first, second, *_ = plan_text(cells, 2).splitlines()[1:]
     assert first.startswith("state_vs_context ttt_linear tiny tiny_1 s0") and first.endswith("done") and "~" not in first
-    assert second.startswith("train ttt_mlp (T) tiny tiny_1 s3") and second.endswith("to do") and "1e+08" in second
+    assert second.startswith("train ttt_mlp (T) tiny tiny_1 s3") and second.endswith("to do") and "1.00e+08" in second
     assert "2 cells, 1 to do" in plan_text(cells, 2)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
