@@ -4,7 +4,7 @@
 bench/build.py makes them, so that composing, planning and drawing need no torch.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -13,7 +13,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.results import ROOT, hash_of
@@ -196,7 +196,7 @@ def register() -> None:
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
 
 
-def parse(config: DictConfig) -> RunConfig:
+def parse(config: DictConfig | ListConfig) -> RunConfig:
     """A composed configuration as typed values.
 
     Raises:
@@ -255,6 +255,18 @@ def explain(error: Exception) -> str:
 def record(run: RunConfig) -> dict[str, Any]:
     """The resolved configuration: what config.yaml holds."""
     return _without(UNRECORDED, asdict(run))
+
+
+def from_record(recorded: Mapping[str, Any]) -> RunConfig:
+    """The run whose ``record`` was read back; what is not recorded is as it is by default.
+
+    Raises:
+        ConfigError: it is not a record of this version's.
+    """
+    try:
+        return parse(OmegaConf.merge(OmegaConf.structured(RunConfig), dict(recorded)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"a recorded configuration does not fit this version: {explain(error)}") from error
 
 
 def identity(run: RunConfig) -> dict[str, Any]:
