@@ -1,13 +1,12 @@
 """The fairness card: what each model was given and what it cost, as a figure and as text."""
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from bench.figures import footer, panels
 from bench.figures.data import Data
 from bench.figures.frame import groups
 from bench.figures.lines import APART, lines
-from bench.figures.page import MARGIN_IN, TEXT_ROW_IN, WIDTH_IN, Layout, Page
+from bench.figures.page import MARGIN_IN, TEXT_ROW_IN, WIDTH_IN, Layout, Page, Sheet
 from bench.figures.style import INK, QUIET, digits, styled, width_in
 
 TITLE = "Fairness card"
@@ -35,7 +34,7 @@ def rows(data: Data) -> pd.DataFrame:
 
 
 @styled
-def draw(data: Data) -> Figure:
+def draw(data: Data) -> Sheet:
     """The card as a table."""
     table = rows(data)
     if table.empty:

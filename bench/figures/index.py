@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from bench.figures import (
     decode_latency,
@@ -22,6 +21,7 @@ from bench.figures import (
     state_vs_context,
 )
 from bench.figures.data import Data
+from bench.figures.page import Sheet
 from bench.figures.paper import CONTENT, DRAWN_BY, LIKE, PAPER_TIERS
 from bench.figures.sheet import contact_sheet
 from bench.figures.style import save
@@ -31,12 +31,13 @@ from bench.results import Run, write_atomic
 class Module(Protocol):
     """What a figure's file offers."""
 
+    TITLE: str
     EXPERIMENTS: tuple[str, ...]
 
     def rows(self, data: Data) -> pd.DataFrame:
         """The rows that the figure is drawn from."""
 
-    def draw(self, data: Data) -> Figure:
+    def draw(self, data: Data) -> Sheet:
         """The figure."""
 
 
