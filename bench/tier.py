@@ -5,21 +5,24 @@ A cell is a line of overrides in Hydra's grammar, so that one line stands for ma
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
 from bench.config import CONF, ConfigError, RunConfig, compose_runs, identity
 from bench.overrides import check_keys, expand
-from bench.results import hash_of
+from bench.results import Run, hash_of
 
 
 @dataclass(frozen=True)
 class Tier:
-    """Its name, what figures must show, and its runs in the order in which they are best begun."""
+    """Its name, what figures must show, its runs in the order in which they are best begun, and what it is in words."""
 
     name: str
     models: tuple[str, ...]
     runs: tuple[RunConfig, ...]
+    title: str = ""
+    about: str = ""
 
     @property
     def config_hashes(self) -> frozenset[str]:
@@ -47,10 +50,30 @@ def load_tier(name: str, overrides: Sequence[str] = ()) -> Tier:
     if not all(word.isdecimal() and int(word) > 0 for word in seeds):
         raise ConfigError(f"seeds={seeds[0]} is not possible; give a whole number, 1 or more")
     check_keys(others)
-    told = yaml.safe_load((CONF / "tier" / f"{name}.yaml").read_text())
+    told = _told(name)
     lines = [_merged([*told["common"], *cell.split(), *_seeded(cell, seeds), *others]) for cell in told["cells"]]
     runs = compose_runs([job for line in lines for job in expand(line)])
-    return Tier(name, tuple(told["models"]), tuple(sorted(runs, key=_place)))
+    return Tier(name, tuple(told["models"]), tuple(sorted(runs, key=_place)), told["title"], told["about"])
+
+
+def tiers_of(runs: Sequence[Run]) -> list[Tier]:
+    """The tiers that have one of these runs, each with as many seeds as the runs have."""
+    seeds = 1 + max((run.manifest.seed for run in runs), default=0)
+    possible = [name for name in tier_names() if any(_may_hold(_told(name)["common"], run) for run in runs)]
+    tiers = [load_tier(name, [f"seeds={seeds}"] if seeds > 1 else []) for name in possible]
+    return [tier for tier in tiers if any(run.manifest.config_hash in tier.config_hashes for run in runs)]
+
+
+def _told(name: str) -> dict[str, Any]:
+    """The tier's file."""
+    return dict(yaml.safe_load((CONF / "tier" / f"{name}.yaml").read_text()))
+
+
+def _may_hold(common: Sequence[str], run: Run) -> bool:
+    """Whether a run has the names that all of a tier's cells share: quick to tell, where composing them all takes long."""
+    chosen = [word.split("=", 1) for word in common]
+    named = {key: node["name"] for key, node in run.config.items() if isinstance(node, dict) and "name" in node}
+    return all(named.get(key, value) == value for key, value in chosen)
 
 
 def _merged(words: Sequence[str]) -> list[str]:

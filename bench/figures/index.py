@@ -9,11 +9,13 @@ from typing import Any, Protocol, cast
 
 import pandas as pd
 
+from bench.config import RunConfig
 from bench.figures import (
     decode_latency,
     fairness_card,
     inner_loss,
     kernel_speed,
+    learning_rates,
     perplexity_by_context,
     perplexity_by_position,
     perplexity_vs_flops,
@@ -49,8 +51,22 @@ FIGURES: Mapping[str, Module] = {
     )
 }
 KERNEL_FIGURES: Mapping[str, Module] = {"kernel_speed": cast("Module", kernel_speed)}
+SEARCH_FIGURES: Mapping[str, Module] = {"learning_rates": cast("Module", learning_rates)}
 # Models that a figure should show, where they are not all of the tier's.
 EXPECTED: Mapping[str, Callable[[Data], Sequence[str]]] = {"inner_loss": inner_loss.expected_of, "kernel_speed": lambda _: ()}
+
+
+def figures_of(runs: Sequence[RunConfig]) -> Mapping[str, Module]:
+    """The figures that runs have rows for: of what they measure, and of learning rates where several were tried."""
+    measured = {run.experiment.name for run in runs}
+    tried = {(*_model_of(run), run.optim.lr) for run in runs if run.experiment.trains}
+    is_search = len(tried) > len({place[:-1] for place in tried})
+    every = {**(SEARCH_FIGURES if is_search else FIGURES), **KERNEL_FIGURES}
+    return {name: module for name, module in every.items() if module.EXPERIMENTS[-1] in measured}
+
+
+def _model_of(run: RunConfig) -> tuple[str, str, str, str, int]:
+    return run.model.name, run.model.backbone, run.size.name, run.budget.name, run.optim.train_context
 
 
 def draw_all(

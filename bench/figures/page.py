@@ -92,9 +92,10 @@ class Page:
         if handles:
             spot = (left, 1 - (TITLE_IN - 0.06) / height)
             legend = sheet.legend(handles=list(handles), loc="upper left", bbox_to_anchor=spot, ncols=columns, **LEGEND_STYLE)
-            for mine, text, given in zip(legend.legend_handles, legend.get_texts(), handles, strict=True):
-                for artist in (mine, text):
-                    artist.set_gid(given.get_gid())
+            for artists in (legend.legend_handles, legend.get_texts()):
+                for artist, given in zip(artists, handles, strict=True):
+                    if artist is not None:
+                        artist.set_gid(given.get_gid())
         for number, (line, colour) in enumerate(below):
             y = (foot - 0.04 - TEXT_ROW_IN * number) / height
             sheet.text(left, y, line, color=colour, fontsize=FONT_PT, va="top")
