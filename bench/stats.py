@@ -33,8 +33,8 @@ MIN_CLUSTERS = 4
 class Interval:
     """`value` with bounds `low` and `high` that hold the true one with probability `level`, from `n` of `unit`.
 
-    Infinite bounds mean that n is too small for any. p: the largest 1 - level at which the bounds still hold 0, so the two-sided
-    probability of a value as far from 0, were the true one 0; None where it is not known.
+    Infinite bounds mean that n is too small for any. p: the largest 1 - level at which the bounds still hold 0, so the
+    two-sided probability of a value as far from 0, were the true one 0; None where it is not known.
     """
 
     value: float

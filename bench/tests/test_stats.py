@@ -232,7 +232,7 @@ def test_documents_of_constant_windows_have_no_width() -> None:
 
 
 def test_bounds_cover_text_and_seeds() -> None:
-    """Two models of two seeds each at eight documents; the seeds' deviation, as large as the text's, is pooled over six cells."""
+    """Two models of two seeds each, eight documents; the seeds' deviation, as large as the text's, is pooled over six cells."""
 
     def difference(rng: Rng, *, with_seeds: bool) -> Interval:
         text, seeds = rng.gamma(2, 0.5, 8) - 1, rng.normal(0, 0.25, (6, 2))
@@ -285,7 +285,8 @@ def test_quantiles_of_student(freedom: int, level: float, t: float) -> None:
 def test_pooled_spread_is_the_root_of_the_mean_variance_within() -> None:
     got = pooled_spread([[1.0, 3.0], [10.0, 10.0, 13.0], [7.0]])
     assert got is not None
-    assert (got.error, got.freedom) == (pytest.approx(math.sqrt((2 + 6) / 3)), 3)
+    assert got.error == pytest.approx(math.sqrt((2 + 6) / 3))
+    assert got.freedom == 3
     assert pooled_spread([[1.0], [2.0]]) is None
 
 
