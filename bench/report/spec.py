@@ -26,9 +26,13 @@ class Points:
 
 @dataclass(frozen=True)
 class Finding:
-    """An answer to a question, made from rows. sure: what kind of evidence stands behind it. series: models it speaks of."""
+    """An answer to a question, made from rows.
+
+    where: at which size, budget, length …; sure: the evidence behind it; series: models that it speaks of.
+    """
 
     question: str
+    where: str
     answer: str
     sure: Sure
     series: tuple[str, ...] = ()

@@ -1,0 +1,213 @@
+"""A report from rows: one part for each tier that has any, and what was not measured."""
+
+from collections.abc import Mapping, Sequence, Set
+
+import pandas as pd
+
+from bench.claims import Claim, load_claims
+from bench.config import RunConfig, identity
+from bench.figures import verdicts
+from bench.figures.data import Data
+from bench.figures.index import Module, figures_of, hash_of_rows
+from bench.figures.page import Sheet
+from bench.figures.paper import CONTENT, DRAWN_BY, LIKE, PAPER_TIERS
+from bench.figures.style import look_of, series_name
+from bench.report import numbers
+from bench.report.findings import findings
+from bench.report.spec import Block, Cell, Column, Findings, Fold, Line, Part, Picture, Points, Report, Section, Table, Text
+from bench.results import Run, hash_of
+from bench.tier import Tier, tier_file, tier_names, tiers_of
+
+TITLE = "TTT layers, Transformer and Mamba under matched FLOPs"
+ABOUT = (
+    "Sequence models whose hidden state learns while it reads (TTT-Linear and TTT-MLP, arXiv 2407.04620) beside a Transformer and "
+    "Mamba, trained with the same FLOPs: how well each predicts text it has not seen, what longer context brings, how long it "
+    "takes, and how sure that is. Every number, verdict and sentence of results is computed from measured rows."
+)
+READING = (
+    "Losses (nll) are in nats per token, lower is better; perplexity is exp(nll). Tokens are bytes where a size says so.",
+    "Differences are paired: the same held-out targets, scored by both models. A 95 % interval says how far the choice of text, and "
+    "of the seed where there are several, could have moved a number.",
+    "different: the interval excludes 0 after Holm's adjustment for all that is asked together. equal: the whole interval is "
+    f"within ±{verdicts.EQUAL_WITHIN:g} nat/token, or for times within 0.5 %. cannot tell: neither.",
+    "Of times and sizes, counted stands for exact numbers, and no interval for means whose spread is not judged.",
+    "Matched FLOPs: each model was trained until it had used the same number of floating-point operations; the fairness card of "
+    "each part says how closely.",
+)
+# Figures that are tables are set as tables.
+AS_TABLE = ("fairness_card", "verdicts")
+
+
+def report(runs: Sequence[Run]) -> Report:
+    """The report of ``runs``, whichever tiers they belong to."""
+    tiers = sorted(tiers_of(runs), key=lambda tier: not tier.models)
+    tier_of = {name: tier.name for tier in tiers for name in tier.config_hashes}
+    series = sorted({name for run in runs if (name := numbers.series_of(run))}, key=lambda name: look_of(name).order)
+    parts = [_part(tier, [run for run in runs if tier_of.get(run.manifest.config_hash) == tier.name]) for tier in tiers]
+    return Report(TITLE, ABOUT, _facts(runs), tuple(series), (*parts, _everything(runs, tiers, tier_of)))
+
+
+def _facts(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
+    days = sorted(run.manifest.started[:10] for run in runs)
+    seeds = {run.manifest.seed for run in runs}
+    return (
+        ("runs", f"{len(runs):,}"),
+        ("rows", f"{sum(len(run.rows) for run in runs):,}"),
+        ("seeds", f"{len(seeds)}"),
+        ("devices", ", ".join(sorted({run.manifest.device for run in runs}))),
+        ("commits", ", ".join(sorted({numbers.commit(run) for run in runs}))),
+        ("measured", " to ".join(dict.fromkeys((days[0], days[-1])))),
+    )
+
+
+def _part(tier: Tier, runs: Sequence[Run]) -> Part:
+    """What a tier shows, its figures with their numbers and sources, and what is missing."""
+    data, figures = Data(tuple(runs), tier.models, tier.name), figures_of(tier.runs)
+    judged = verdicts.verdicts(data) if "verdicts" in figures else ()
+    brief = tuple(findings(data, list(figures), judged))
+    sections = [Section(f"{tier.name}-brief", "In brief", (Findings(brief),))] if brief else []
+    sections += [_figure(name, module, data) for name, module in figures.items()]
+    return Part(tier.name, tier.title, tier.about, (*sections, _not_run(tier, data)))
+
+
+def _figure(name: str, module: Module, data: Data) -> Section:
+    """A figure or table, what is to be known of it, the numbers behind it, and where they come from."""
+    rows, sheet = module.rows(data), module.draw(data)
+    words = (Text(" ".join(sheet.captions)), *(Text(alarm, alarm=True) for alarm in sheet.alarms))
+    key = f"{data.tier}-{name}"
+    if rows.empty:
+        return Section(key, module.TITLE, words)
+    shown: list[Block] = [_shown(name, module, sheet, data, rows), *words]
+    if name not in AS_TABLE:
+        shown.append(Fold("Numbers", (numbers.numbers(rows),)))
+    return Section(key, module.TITLE, (*shown, Fold("Where these numbers come from", (_sources(rows, data),))))
+
+
+def _shown(name: str, module: Module, sheet: Sheet, data: Data, rows: pd.DataFrame) -> Block:
+    if name == "verdicts":
+        return numbers.verdict_table(verdicts.verdicts(data))
+    if name == "fairness_card":
+        return numbers.card(rows)
+    runs = tuple(sorted(set(rows.run_id)))
+    return Picture(
+        name, data.tier, sheet, _alt(module.TITLE, sheet, rows), runs, module.EXPERIMENTS[-1], str(rows.metric.iloc[0])
+    )
+
+
+def _alt(title: str, sheet: Sheet, rows: pd.DataFrame) -> str:
+    """What a figure shows, for who does not see it: its axes and models; the numbers stand beside it."""
+    axes = dict.fromkeys(
+        f"{ax.get_ylabel()} over {ax.get_xlabel()}" for ax in sheet.axes if ax.get_xlabel() and ax.get_ylabel()
+    )
+    drawn = sorted(set(rows.series), key=lambda name: look_of(name).order) if rows.model.notna().any() else []
+    models = f" Models: {', '.join(look_of(name).label for name in drawn)}." if drawn else ""
+    what = " and ".join(" ".join(axis.replace("\n", ", ").split()) for axis in axes)
+    return f"{title}: {what or 'panels'}.{models} Its numbers are in the table below."
+
+
+def _sources(rows: pd.DataFrame, data: Data) -> Points:
+    """Rows by their hash, runs, code, devices and versions behind a figure."""
+    ids = set(rows.run_id)
+    runs = [run for run in data.runs if run.manifest.run_id in ids]
+    versions = sorted({" ".join(f"{name} {version}," for name, version in run.manifest.versions.items())[:-1] for run in runs})
+    return Points(
+        (
+            f"{len(rows):,} rows, SHA-256 {hash_of_rows(rows)}",
+            f"commit {', '.join(sorted({numbers.commit(run) for run in runs}))}; sources {', '.join(sorted(set(rows.sources)))}",
+            f"device {', '.join(sorted({run.manifest.device for run in runs}))}",
+            *(f"versions {text}" for text in versions),
+            f"runs {', '.join(sorted(ids))}",
+        )
+    )
+
+
+def _not_run(tier: Tier, data: Data) -> Section:
+    """What the tier would measure and has not, and what did not end well."""
+    have = {run.manifest.config_hash for run in data.runs}
+    absent = [run for run in tier.runs if hash_of(identity(run)) not in have]
+    troubles = data.troubles(sorted({run.experiment.name for run in tier.runs}))
+    done = f"{len(tier.runs) - len(absent)} of the {len(tier.runs)} runs of this tier are here"
+    words = f"{done}, and {'all ended well' if not troubles else f'{len(troubles)} did not end well'}."
+    again = f"make reproduce-figures TIER={tier.name} measures them all."
+    blocks: list[Block] = [Text(f"{words} {again}"), *(Text(trouble, alarm=True) for trouble in troubles)]
+    if absent:
+        blocks.append(Fold(f"{len(absent)} runs that are not here", (_absent(absent),)))
+    return Section(f"{tier.name}-missing", "What failed or was not run", tuple(blocks))
+
+
+def _absent(runs: Sequence[RunConfig]) -> Table:
+    columns = tuple(map(Column, ("experiment", "model", "size", "budget", "seed", "device")))
+    return Table("Not run", columns, tuple(map(_absent_line, runs)))
+
+
+def _absent_line(run: RunConfig) -> Line:
+    series = "" if run.experiment.modelless else series_name(run.model.name, run.model.backbone)
+    of_model = (look_of(series).label, run.size.name, run.budget.name) if series else ("–", "–", "–")
+    texts = (run.experiment.name, *of_model, str(run.seed), run.device.name)
+    return Line(tuple(map(Cell, texts)), (series,) if series else ())
+
+
+def _everything(runs: Sequence[Run], tiers: Sequence[Tier], tier_of: dict[str, str]) -> Part:
+    """What concerns all: what was never measured, claims that rows must bear out, and every run."""
+    named = {
+        tier.name: {run.manifest.experiment for run in runs if tier_of.get(run.manifest.config_hash) == tier.name}
+        for tier in tiers
+    }
+    stray = sum(run.manifest.config_hash not in tier_of for run in runs)
+    words = (Text(f"{stray} runs belong to no tier: they are listed, and drawn nowhere."),) if stray else ()
+    return Part(
+        "everything",
+        "Everything else",
+        "What was not measured, what is claimed, and every run that this page is made from.",
+        (
+            Section("unmeasured", "What was not measured", (_tiers_without_rows(named), _paper(named))),
+            Section("claims", "Claims that rows must bear out", (_claims(load_claims(), runs),)),
+            Section("runs", "Runs", (*words, Fold(f"All {len(runs)} runs", (numbers.runs_table(runs, tier_of),)))),
+        ),
+    )
+
+
+def _tiers_without_rows(measured: Mapping[str, Set[str]]) -> Table:
+    """Tiers that nothing was measured of, and how to."""
+    told = {name: tier_file(name) for name in tier_names() if name not in measured}
+    lines = [(one["title"], one["about"], f"make reproduce-figures TIER={name}") for name, one in told.items()]
+    columns = tuple(map(Column, ("tier", "what it would measure", "command")))
+    return Table("Tiers without rows", columns, tuple(Line(tuple(map(Cell, line))) for line in lines))
+
+
+def _paper(measured: Mapping[str, Set[str]]) -> Table:
+    """Figures and tables of the paper, and whether they, or what is like them, are here. measured: tier → experiments."""
+    every = set().union(*measured.values())
+    lines = []
+    for number, content in CONTENT.items():
+        by = set(DRAWN_BY.get(number, ()))
+        here = by & measured.get(PAPER_TIERS[number], set())
+        like = [
+            name for name, numbers_ in LIKE.items() if number in numbers_ and (name in every or name == "perplexity_vs_flops")
+        ]
+        status = "no rows" if not here else "drawn" if here == by else "partial"
+        lines.append((number, content, PAPER_TIERS[number], status, ", ".join(like) or "–"))
+    columns = tuple(map(Column, ("figure", "content", "tier", "status", "like it here, at smaller scale")))
+    return Table("Figures and tables of the paper (arXiv 2407.04620)", columns, tuple(_status_line(line) for line in lines))
+
+
+def _status_line(words: Sequence[str]) -> Line:
+    return Line(tuple(Cell(word, sure=place == 3) for place, word in enumerate(words)))
+
+
+def _claims(claims: Sequence[Claim], runs: Sequence[Run]) -> Table:
+    """conf/claims.yaml against these rows."""
+    heads = ("claim", "bar", "measured", "95 % interval", "judgement", "run")
+    columns = tuple(Column(head, numeric=head in ("bar", "measured", "95 % interval")) for head in heads)
+    return Table("Claims", columns, tuple(_claim_line(claim, runs) for claim in claims))
+
+
+def _claim_line(claim: Claim, runs: Sequence[Run]) -> Line:
+    found = claim.measured(runs)
+    limit = claim.at_most if claim.at_most is not None else claim.at_least
+    bar = f"{'≤' if claim.at_least is None else '≥'} {limit:.4g}"
+    measured, interval, run = (
+        ("–", "–", "–") if found is None else (f"{found[0].value:.4g}", numbers.bounds(found[0]), found[1].manifest.run_id)
+    )
+    judgement = claim.judged(found and found[0])
+    return Line((Cell(claim.name), Cell(bar, limit), Cell(measured), Cell(interval), Cell(judgement, sure=True), Cell(run)))
