@@ -35,6 +35,11 @@ def tier_names() -> list[str]:
     return sorted(path.stem for path in (CONF / "tier").glob("*.yaml"))
 
 
+def tier_file(name: str) -> dict[str, Any]:
+    """What conf/tier says of a tier."""
+    return dict(yaml.safe_load((CONF / "tier" / f"{name}.yaml").read_text()))
+
+
 def load_tier(name: str, overrides: Sequence[str] = ()) -> Tier:
     """The tier with every cell expanded and ``overrides`` added to each.
 
@@ -50,7 +55,7 @@ def load_tier(name: str, overrides: Sequence[str] = ()) -> Tier:
     if not all(word.isdecimal() and int(word) > 0 for word in seeds):
         raise ConfigError(f"seeds={seeds[0]} is not possible; give a whole number, 1 or more")
     check_keys(others)
-    told = _told(name)
+    told = tier_file(name)
     lines = [_merged([*told["common"], *cell.split(), *_seeded(cell, seeds), *others]) for cell in told["cells"]]
     runs = compose_runs([job for line in lines for job in expand(line)])
     return Tier(name, tuple(told["models"]), tuple(sorted(runs, key=_place)), told["title"], told["about"])
@@ -59,14 +64,9 @@ def load_tier(name: str, overrides: Sequence[str] = ()) -> Tier:
 def tiers_of(runs: Sequence[Run]) -> list[Tier]:
     """The tiers that have one of these runs, each with as many seeds as the runs have."""
     seeds = 1 + max((run.manifest.seed for run in runs), default=0)
-    possible = [name for name in tier_names() if any(_may_hold(_told(name)["common"], run) for run in runs)]
+    possible = [name for name in tier_names() if any(_may_hold(tier_file(name)["common"], run) for run in runs)]
     tiers = [load_tier(name, [f"seeds={seeds}"] if seeds > 1 else []) for name in possible]
     return [tier for tier in tiers if any(run.manifest.config_hash in tier.config_hashes for run in runs)]
-
-
-def _told(name: str) -> dict[str, Any]:
-    """The tier's file."""
-    return dict(yaml.safe_load((CONF / "tier" / f"{name}.yaml").read_text()))
 
 
 def _may_hold(common: Sequence[str], run: Run) -> bool:

@@ -1,6 +1,7 @@
 """A report from rows: one part for each tier that has any, and what was not measured."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import pandas as pd
 
@@ -8,31 +9,31 @@ from bench.claims import Claim, load_claims
 from bench.config import RunConfig, identity
 from bench.figures import verdicts
 from bench.figures.data import Data
-from bench.figures.index import Module, figures_of, hash_of_rows
+from bench.figures.index import FIGURES, Module, figures_of, hash_of_rows
 from bench.figures.page import Sheet
 from bench.figures.paper import CONTENT, DRAWN_BY, LIKE, PAPER_TIERS
 from bench.figures.style import look_of, series_name
 from bench.report import numbers
-from bench.report.findings import findings
+from bench.report.findings import EQUAL_SHARE, findings
 from bench.report.spec import Block, Cell, Column, Findings, Fold, Line, Part, Picture, Points, Report, Section, Table, Text
 from bench.results import Run, hash_of
 from bench.tier import Tier, tier_file, tier_names, tiers_of
 
 TITLE = "TTT layers, Transformer and Mamba under matched FLOPs"
 ABOUT = (
-    "Sequence models whose hidden state learns while it reads (TTT-Linear and TTT-MLP, arXiv 2407.04620) beside a Transformer and "
-    "Mamba, trained with the same FLOPs: how well each predicts text it has not seen, what longer context brings, how long it "
-    "takes, and how sure that is. Every number, verdict and sentence of results is computed from measured rows."
+    "Sequence models whose hidden state learns while it reads, TTT-Linear and TTT-MLP (arXiv 2407.04620), beside a Transformer and "
+    "Mamba: how well each predicts text that it has not seen, what longer context brings, how long it takes, and how sure that "
+    "is. Every number, verdict and sentence about results on this page is computed from measured rows."
 )
 READING = (
-    "Losses (nll) are in nats per token, lower is better; perplexity is exp(nll). Tokens are bytes where a size says so.",
-    "Differences are paired: the same held-out targets, scored by both models. A 95 % interval says how far the choice of text, and "
-    "of the seed where there are several, could have moved a number.",
-    "different: the interval excludes 0 after Holm's adjustment for all that is asked together. equal: the whole interval is "
-    f"within ±{verdicts.EQUAL_WITHIN:g} nat/token, or for times within 0.5 %. cannot tell: neither.",
-    "Of times and sizes, counted stands for exact numbers, and no interval for means whose spread is not judged.",
-    "Matched FLOPs: each model was trained until it had used the same number of floating-point operations; the fairness card of "
-    "each part says how closely.",
+    "Losses (nll) are in nats per token: lower is better. Perplexity is exp(nll).",
+    "Matched FLOPs: each model is trained until it has used as many floating-point operations as the others. The fairness card of "
+    "each part says how closely, and what else the models were given.",
+    "Differences are paired: both models score the same held-out targets. Where a 95 % interval stands, it says how far the choice "
+    "of text, and of the seed where several were trained, may have moved the number.",
+    f"“different”: the interval excludes 0, also after Holm's adjustment for all that is asked together. “equal”: all of it lies "
+    f"within ±{verdicts.EQUAL_WITHIN:g} nat/token, or within {EQUAL_SHARE:.1%} of times. “cannot tell”: neither.",
+    "“counted”: exact, by formula. “no interval”: a value without a judgement of how sure it is.",
 )
 # Figures that are tables are set as tables.
 AS_TABLE = ("fairness_card", "verdicts")
@@ -44,7 +45,7 @@ def report(runs: Sequence[Run]) -> Report:
     tier_of = {name: tier.name for tier in tiers for name in tier.config_hashes}
     series = sorted({name for run in runs if (name := numbers.series_of(run))}, key=lambda name: look_of(name).order)
     parts = [_part(tier, [run for run in runs if tier_of.get(run.manifest.config_hash) == tier.name]) for tier in tiers]
-    return Report(TITLE, ABOUT, _facts(runs), tuple(series), (*parts, _everything(runs, tiers, tier_of)))
+    return Report(TITLE, ABOUT, READING, _facts(runs), tuple(series), (*parts, _everything(runs, tiers, tier_of)))
 
 
 def _facts(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
@@ -54,8 +55,8 @@ def _facts(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
         ("runs", f"{len(runs):,}"),
         ("rows", f"{sum(len(run.rows) for run in runs):,}"),
         ("seeds", f"{len(seeds)}"),
-        ("devices", ", ".join(sorted({run.manifest.device for run in runs}))),
-        ("commits", ", ".join(sorted({numbers.commit(run) for run in runs}))),
+        ("devices", _listed(run.manifest.device for run in runs)),
+        ("commits", _listed(numbers.commit(run) for run in runs)),
         ("measured", " to ".join(dict.fromkeys((days[0], days[-1])))),
     )
 
@@ -113,12 +114,16 @@ def _sources(rows: pd.DataFrame, data: Data) -> Points:
     return Points(
         (
             f"{len(rows):,} rows, SHA-256 {hash_of_rows(rows)}",
-            f"commit {', '.join(sorted({numbers.commit(run) for run in runs}))}; sources {', '.join(sorted(set(rows.sources)))}",
-            f"device {', '.join(sorted({run.manifest.device for run in runs}))}",
+            f"commit {_listed(numbers.commit(run) for run in runs)}; sources {_listed(rows.sources)}",
+            f"device {_listed(run.manifest.device for run in runs)}",
             *(f"versions {text}" for text in versions),
-            f"runs {', '.join(sorted(ids))}",
+            f"runs {_listed(ids)}",
         )
     )
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(sorted(set(words)))
 
 
 def _not_run(tier: Tier, data: Data) -> Section:
@@ -160,14 +165,14 @@ def _everything(runs: Sequence[Run], tiers: Sequence[Tier], tier_of: dict[str, s
         "Everything else",
         "What was not measured, what is claimed, and every run that this page is made from.",
         (
-            Section("unmeasured", "What was not measured", (_tiers_without_rows(named), _paper(named))),
+            Section("unmeasured", "What was not measured", (_tiers_without_rows(measured), _paper(measured))),
             Section("claims", "Claims that rows must bear out", (_claims(load_claims(), runs),)),
             Section("runs", "Runs", (*words, Fold(f"All {len(runs)} runs", (numbers.runs_table(runs, tier_of),)))),
         ),
     )
 
 
-def _tiers_without_rows(measured: Mapping[str, Set[str]]) -> Table:
+def _tiers_without_rows(measured: Mapping[str, AbstractSet[str]]) -> Table:
     """Tiers that nothing was measured of, and how to."""
     told = {name: tier_file(name) for name in tier_names() if name not in measured}
     lines = [(one["title"], one["about"], f"make reproduce-figures TIER={name}") for name, one in told.items()]
@@ -175,7 +180,7 @@ def _tiers_without_rows(measured: Mapping[str, Set[str]]) -> Table:
     return Table("Tiers without rows", columns, tuple(Line(tuple(map(Cell, line))) for line in lines))
 
 
-def _paper(measured: Mapping[str, Set[str]]) -> Table:
+def _paper(measured: Mapping[str, AbstractSet[str]]) -> Table:
     """Figures and tables of the paper, and whether they, or what is like them, are here. measured: tier → experiments."""
     every = set().union(*measured.values())
     lines = []
@@ -205,9 +210,7 @@ def _claims(claims: Sequence[Claim], runs: Sequence[Run]) -> Table:
 def _claim_line(claim: Claim, runs: Sequence[Run]) -> Line:
     found = claim.measured(runs)
     limit = claim.at_most if claim.at_most is not None else claim.at_least
-    bar = f"{'≤' if claim.at_least is None else '≥'} {limit:.4g}"
-    measured, interval, run = (
-        ("–", "–", "–") if found is None else (f"{found[0].value:.4g}", numbers.bounds(found[0]), found[1].manifest.run_id)
-    )
-    judgement = claim.judged(found and found[0])
-    return Line((Cell(claim.name), Cell(bar, limit), Cell(measured), Cell(interval), Cell(judgement, sure=True), Cell(run)))
+    bar = Cell(f"{'≤' if claim.at_least is None else '≥'} {limit:.4g}", limit)
+    texts = ("–",) * 3 if found is None else (f"{found[0].value:.4g}", numbers.bounds(found[0]), found[1].manifest.run_id)
+    measured, interval, run = map(Cell, texts)
+    return Line((Cell(claim.name), bar, measured, interval, Cell(claim.judged(found and found[0]), sure=True), run))

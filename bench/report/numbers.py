@@ -16,10 +16,27 @@ from bench.stats import Interval, median_interval
 
 # Coordinates that a table shows where they differ, with the words of its head.
 COORDINATES = {
-    **{"size": "size", "budget": "budget", "match": "match", "train_context": "training context", "data": "data"},
-    **{"device": "device", "dtype": "dtype", "impl": "implementation", "exec": "execution", "lr": "learning rate"},
-    **{"op": "operation", "pass": "pass", "heads": "heads", "head_dim": "head dim", "batch": "batch", "phases": "rows"},
-    **{"slot": "step of the cycle", "layer": "layer", "weights": "weights", "context": "context", "position": "position"},
+    "size": "size",
+    "budget": "budget",
+    "match": "match",
+    "train_context": "training context",
+    "data": "data",
+    "device": "device",
+    "dtype": "dtype",
+    "impl": "implementation",
+    "exec": "execution",
+    "lr": "learning rate",
+    "op": "operation",
+    "pass": "pass",
+    "heads": "heads",
+    "head_dim": "head dim",
+    "batch": "batch",
+    "phases": "rows",
+    "slot": "step of the cycle",
+    "layer": "layer",
+    "weights": "weights",
+    "context": "context",
+    "position": "position",
 }
 # Beyond this many lines a table shows positions at octaves only.
 LONG = 120

@@ -1,6 +1,6 @@
 """What a report is: parts of sections of blocks. Words are plain text; each rendering marks them up and escapes them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from bench.figures.page import Sheet
@@ -81,14 +81,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure. name: of its file; tier: whose rows; alt: what it shows, for who cannot see it; runs: whose rows it draws."""
+    """A figure of a tier. alt: what it shows, for who does not see it; runs, experiment and metric: of the rows that it draws."""
 
     name: str
     tier: str
-    sheet: Sheet = field(compare=False)
-    alt: str = ""
-    runs: tuple[str, ...] = ()
-    experiment: str = ""
+    sheet: Sheet
+    alt: str
+    runs: tuple[str, ...]
+    experiment: str
+    metric: str
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole. facts: what stands at its head, name and value. models: series that a reader may hide, in order."""
+    """The whole. facts: name and value; reading: how to read it; models: series that a reader may hide, in order."""
 
     title: str
     about: str
+    reading: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     models: tuple[str, ...]
     parts: tuple[Part, ...]
