@@ -1,40 +1,38 @@
 """A report from rows: one part for each tier that has any, and what was not measured."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from bench.claims import Claim, load_claims
 from bench.config import RunConfig, identity
 from bench.figures import verdicts
 from bench.figures.data import Data
-from bench.figures.index import FIGURES, Module, figures_of, hash_of_rows
+from bench.figures.index import Module, figures_of, hash_of_rows
 from bench.figures.page import Sheet
-from bench.figures.paper import CONTENT, DRAWN_BY, LIKE, PAPER_TIERS
 from bench.figures.style import look_of, series_name
 from bench.report import numbers
+from bench.report.everything import everything
 from bench.report.findings import EQUAL_SHARE, findings
 from bench.report.spec import Block, Cell, Column, Findings, Fold, Line, Part, Picture, Points, Report, Section, Table, Text
 from bench.results import Run, hash_of
-from bench.tier import Tier, tier_file, tier_names, tiers_of
+from bench.tier import Tier, tiers_of
 
 TITLE = "TTT layers, Transformer and Mamba under matched FLOPs"
 ABOUT = (
-    "Sequence models whose hidden state learns while it reads, TTT-Linear and TTT-MLP (arXiv 2407.04620), beside a Transformer and "
-    "Mamba: how well each predicts text that it has not seen, what longer context brings, how long it takes, and how sure that "
-    "is. Every number, verdict and sentence about results on this page is computed from measured rows."
+    "Sequence models whose hidden state learns while it reads, TTT-Linear and TTT-MLP (arXiv 2407.04620), beside a Transformer "
+    "and Mamba: how well each predicts text that it has not seen, what longer context brings, how long it takes, and how sure "
+    "that is. Every number, verdict and sentence about results on this page is computed from measured rows."
 )
-READING = (
-    "Losses (nll) are in nats per token: lower is better. Perplexity is exp(nll).",
-    "Matched FLOPs: each model is trained until it has used as many floating-point operations as the others. The fairness card of "
-    "each part says how closely, and what else the models were given.",
-    "Differences are paired: both models score the same held-out targets. Where a 95 % interval stands, it says how far the choice "
-    "of text, and of the seed where several were trained, may have moved the number.",
-    f"“different”: the interval excludes 0, also after Holm's adjustment for all that is asked together. “equal”: all of it lies "
-    f"within ±{verdicts.EQUAL_WITHIN:g} nat/token, or within {EQUAL_SHARE:.1%} of times. “cannot tell”: neither.",
-    "“counted”: exact, by formula. “no interval”: a value without a judgement of how sure it is.",
-)
+READING = """\
+Losses (nll) are in nats per token: lower is better. Perplexity is exp(nll).
+Matched FLOPs: each model is trained until it has used as many floating-point operations as the others. The fairness card of each \
+part says how closely, and what else the models were given.
+Differences are paired: both models score the same held-out targets. Where a 95 % interval stands, it says how far the choice of \
+text, and of the seed where several were trained, may have moved the number.
+“different”: the interval excludes 0, also after Holm's adjustment for all that is asked together. “equal”: all of it lies within \
+±{nats:g} nat/token, or within {share:.1%} of times. “cannot tell”: neither.
+“counted”: exact, by formula. “no interval”: a value without a judgement of how sure it is.
+"""
 # Figures that are tables are set as tables.
 AS_TABLE = ("fairness_card", "verdicts")
 
@@ -45,7 +43,8 @@ def report(runs: Sequence[Run]) -> Report:
     tier_of = {name: tier.name for tier in tiers for name in tier.config_hashes}
     series = sorted({name for run in runs if (name := numbers.series_of(run))}, key=lambda name: look_of(name).order)
     parts = [_part(tier, [run for run in runs if tier_of.get(run.manifest.config_hash) == tier.name]) for tier in tiers]
-    return Report(TITLE, ABOUT, READING, _facts(runs), tuple(series), (*parts, _everything(runs, tiers, tier_of)))
+    reading = tuple(READING.format(nats=verdicts.EQUAL_WITHIN, share=EQUAL_SHARE).splitlines())
+    return Report(TITLE, ABOUT, reading, _facts(runs), tuple(series), (*parts, everything(runs, tier_of)))
 
 
 def _facts(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
@@ -150,67 +149,3 @@ def _absent_line(run: RunConfig) -> Line:
     of_model = (look_of(series).label, run.size.name, run.budget.name) if series else ("–", "–", "–")
     texts = (run.experiment.name, *of_model, str(run.seed), run.device.name)
     return Line(tuple(map(Cell, texts)), (series,) if series else ())
-
-
-def _everything(runs: Sequence[Run], tiers: Sequence[Tier], tier_of: dict[str, str]) -> Part:
-    """What concerns all: what was never measured, claims that rows must bear out, and every run."""
-    named = {
-        tier.name: {run.manifest.experiment for run in runs if tier_of.get(run.manifest.config_hash) == tier.name}
-        for tier in tiers
-    }
-    stray = sum(run.manifest.config_hash not in tier_of for run in runs)
-    words = (Text(f"{stray} runs belong to no tier: they are listed, and drawn nowhere."),) if stray else ()
-    return Part(
-        "everything",
-        "Everything else",
-        "What was not measured, what is claimed, and every run that this page is made from.",
-        (
-            Section("unmeasured", "What was not measured", (_tiers_without_rows(measured), _paper(measured))),
-            Section("claims", "Claims that rows must bear out", (_claims(load_claims(), runs),)),
-            Section("runs", "Runs", (*words, Fold(f"All {len(runs)} runs", (numbers.runs_table(runs, tier_of),)))),
-        ),
-    )
-
-
-def _tiers_without_rows(measured: Mapping[str, AbstractSet[str]]) -> Table:
-    """Tiers that nothing was measured of, and how to."""
-    told = {name: tier_file(name) for name in tier_names() if name not in measured}
-    lines = [(one["title"], one["about"], f"make reproduce-figures TIER={name}") for name, one in told.items()]
-    columns = tuple(map(Column, ("tier", "what it would measure", "command")))
-    return Table("Tiers without rows", columns, tuple(Line(tuple(map(Cell, line))) for line in lines))
-
-
-def _paper(measured: Mapping[str, AbstractSet[str]]) -> Table:
-    """Figures and tables of the paper, and whether they, or what is like them, are here. measured: tier → experiments."""
-    every = set().union(*measured.values())
-    lines = []
-    for number, content in CONTENT.items():
-        by = set(DRAWN_BY.get(number, ()))
-        here = by & measured.get(PAPER_TIERS[number], set())
-        like = [
-            name for name, numbers_ in LIKE.items() if number in numbers_ and (name in every or name == "perplexity_vs_flops")
-        ]
-        status = "no rows" if not here else "drawn" if here == by else "partial"
-        lines.append((number, content, PAPER_TIERS[number], status, ", ".join(like) or "–"))
-    columns = tuple(map(Column, ("figure", "content", "tier", "status", "like it here, at smaller scale")))
-    return Table("Figures and tables of the paper (arXiv 2407.04620)", columns, tuple(_status_line(line) for line in lines))
-
-
-def _status_line(words: Sequence[str]) -> Line:
-    return Line(tuple(Cell(word, sure=place == 3) for place, word in enumerate(words)))
-
-
-def _claims(claims: Sequence[Claim], runs: Sequence[Run]) -> Table:
-    """conf/claims.yaml against these rows."""
-    heads = ("claim", "bar", "measured", "95 % interval", "judgement", "run")
-    columns = tuple(Column(head, numeric=head in ("bar", "measured", "95 % interval")) for head in heads)
-    return Table("Claims", columns, tuple(_claim_line(claim, runs) for claim in claims))
-
-
-def _claim_line(claim: Claim, runs: Sequence[Run]) -> Line:
-    found = claim.measured(runs)
-    limit = claim.at_most if claim.at_most is not None else claim.at_least
-    bar = Cell(f"{'≤' if claim.at_least is None else '≥'} {limit:.4g}", limit)
-    texts = ("–",) * 3 if found is None else (f"{found[0].value:.4g}", numbers.bounds(found[0]), found[1].manifest.run_id)
-    measured, interval, run = map(Cell, texts)
-    return Line((Cell(claim.name), bar, measured, interval, Cell(claim.judged(found and found[0]), sure=True), run))

@@ -202,7 +202,7 @@ def _of_search(data: Data) -> Iterator[Finding]:
     chosen = {series_of(run): run.config["optim"].get("searched", {}).get(run.config["model"]["name"]) for run in data.runs}
     for (series, size, budget), part in groups(table, ["series", "size", "budget"]) if len(table) else []:
         losses = part.groupby("lr").value.mean()
-        answer = f"{digits(float(losses.index[losses.argmin()]))}, with {digits(losses.min(), 4)} nat/token."
+        answer = f"{digits(float(str(losses.idxmin())))}, with {digits(losses.min(), 4)} nat/token."
         if (rate := chosen[series]) in losses.index and rate != losses.idxmin():
             answer += f" Used: {digits(rate)}, {losses[rate] / losses.min() - 1:.2%} above."
         where = f"{look_of(series).label}, {size}, {budget}"

@@ -1,7 +1,7 @@
 """Tables of a report: the numbers behind a figure, verdicts, the fairness card, runs and where they come from."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -163,7 +163,7 @@ def _plain(text: str) -> float | None:
         return None
 
 
-def runs_table(runs: Sequence[Run], tier_of: dict[str, str]) -> Table:
+def runs_table(runs: Sequence[Run], tier_of: Mapping[str, str]) -> Table:
     """Every run: what it was, how it ended, what made it. tier_of: config_hash → name of its tier."""
     heads = ("run", "tier", "experiment", "model", "status", "rows", "seconds", "commit", "sources", "device", "started")
     columns = tuple(Column(head, numeric=head in ("rows", "seconds")) for head in heads)

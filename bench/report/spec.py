@@ -81,7 +81,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of a tier. alt: what it shows, for who does not see it; runs, experiment and metric: of the rows that it draws."""
+    """A figure of a tier. alt: what it shows, for who does not see it; runs, experiment, metric: of the rows that it draws."""
 
     name: str
     tier: str
