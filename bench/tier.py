@@ -5,6 +5,7 @@ A cell is a line of overrides in Hydra's grammar, so that one line stands for ma
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import yaml
@@ -24,7 +25,7 @@ class Tier:
     title: str = ""
     about: str = ""
 
-    @property
+    @cached_property
     def config_hashes(self) -> frozenset[str]:
         """Names of all its configurations, on whatever device they were measured."""
         return frozenset(hash_of(identity(run)) for run in self.runs)
@@ -64,9 +65,11 @@ def load_tier(name: str, overrides: Sequence[str] = ()) -> Tier:
 def tiers_of(runs: Sequence[Run]) -> list[Tier]:
     """The tiers that have one of these runs, each with as many seeds as the runs have."""
     seeds = 1 + max((run.manifest.seed for run in runs), default=0)
-    possible = [name for name in tier_names() if any(_may_hold(tier_file(name)["common"], run) for run in runs)]
+    common = {name: tier_file(name)["common"] for name in tier_names()}
+    possible = [name for name, words in common.items() if any(_may_hold(words, run) for run in runs)]
     tiers = [load_tier(name, [f"seeds={seeds}"] if seeds > 1 else []) for name in possible]
-    return [tier for tier in tiers if any(run.manifest.config_hash in tier.config_hashes for run in runs)]
+    have = {run.manifest.config_hash for run in runs}
+    return [tier for tier in tiers if have & tier.config_hashes]
 
 
 def _may_hold(common: Sequence[str], run: Run) -> bool:

@@ -176,7 +176,7 @@ def draw(data: Data) -> Sheet:
     if not found:
         return panels.empty(TITLE, EXPERIMENTS[-1], footer.alarms(data, table, EXPERIMENTS))
     captions = [
-        f"{footer.seeds(table)}. {_about_seeds(found)}",
+        f"{footer.seeds(table)}. {about_seeds(found)}",
         "Difference: nll(first) − nll(second) on the same held-out targets, nat/token; below 0: the first is better.",
         f"equal: the whole interval within ±{EQUAL_WITHIN:g}; different: 0 excluded, after Holm over all of one experiment.",
         *footer.published(table, "compared with one another, never with one's own"),
@@ -184,7 +184,8 @@ def draw(data: Data) -> Sheet:
     return as_table(found).page(TITLE).finish([], captions, footer.alarms(data, table, EXPERIMENTS), footer.facts(table))
 
 
-def _about_seeds(found: Sequence[Verdict]) -> str:
+def about_seeds(found: Sequence[Verdict]) -> str:
+    """What the intervals say, or do not say, of another seed."""
     if all(math.isnan(one.seed_error) for one in found):
         return "Nothing was trained twice: intervals cover the choice of text alone, and another seed may say otherwise."
     return "seeds ±: standard error by the seeds, pooled over all that was trained twice or more; the interval covers it."

@@ -25,12 +25,12 @@ ABOUT = (
 )
 READING = """\
 Losses (nll) are in nats per token: lower is better. Perplexity is exp(nll).
-Matched FLOPs: each model is trained until it has used as many floating-point operations as the others. The fairness card of each \
-part says how closely, and what else the models were given.
-Differences are paired: both models score the same held-out targets. Where a 95 % interval stands, it says how far the choice of \
-text, and of the seed where several were trained, may have moved the number.
-“different”: the interval excludes 0, also after Holm's adjustment for all that is asked together. “equal”: all of it lies within \
-±{nats:g} nat/token, or within {share:.1%} of times. “cannot tell”: neither.
+Matched FLOPs: each model is trained until it has used as many floating-point operations as the others. The fairness card of \
+each part says how closely, and what else the models were given.
+Differences are paired: both models score the same held-out targets. Where a 95 % interval stands, it says how far the choice \
+of text, and of the seed where several were trained, may have moved the number.
+“different”: the interval excludes 0, also after Holm's adjustment for all that is asked together. “equal”: all of it lies \
+within ±{nats:g} nat/token, or within {share:.1%} of times. “cannot tell”: neither.
 “counted”: exact, by formula. “no interval”: a value without a judgement of how sure it is.
 """
 # Figures that are tables are set as tables.
@@ -65,7 +65,8 @@ def _part(tier: Tier, runs: Sequence[Run]) -> Part:
     data, figures = Data(tuple(runs), tier.models, tier.name), figures_of(tier.runs)
     judged = verdicts.verdicts(data) if "verdicts" in figures else ()
     brief = tuple(findings(data, list(figures), judged))
-    sections = [Section(f"{tier.name}-brief", "In brief", (Findings(brief),))] if brief else []
+    seeds = (Text(verdicts.about_seeds(judged)),) if judged else ()
+    sections = [Section(f"{tier.name}-brief", "In brief", (*seeds, Findings(brief)))] if brief else []
     sections += [_figure(name, module, data) for name, module in figures.items()]
     return Part(tier.name, tier.title, tier.about, (*sections, _not_run(tier, data)))
 
@@ -73,7 +74,8 @@ def _part(tier: Tier, runs: Sequence[Run]) -> Part:
 def _figure(name: str, module: Module, data: Data) -> Section:
     """A figure or table, what is to be known of it, the numbers behind it, and where they come from."""
     rows, sheet = module.rows(data), module.draw(data)
-    words = (Text(" ".join(sheet.captions)), *(Text(alarm, alarm=True) for alarm in sheet.alarms))
+    captions = " ".join(f"{caption[:1].upper()}{caption[1:].rstrip('.')}." for caption in sheet.captions)
+    words = (Text(captions), *(Text(alarm, alarm=True) for alarm in sheet.alarms))
     key = f"{data.tier}-{name}"
     if rows.empty:
         return Section(key, module.TITLE, words)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from bench.claims import Claim, load_claims
-from bench.figures.index import FIGURES
 from bench.figures.paper import CONTENT, DRAWN_BY, LIKE, PAPER_TIERS
 from bench.report import numbers
 from bench.report.spec import Cell, Column, Fold, Line, Part, Section, Table, Text
