@@ -1,11 +1,11 @@
 """A report from rows: one part for each tier that has any, and what was not measured."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 
 from bench.config import RunConfig, identity
-from bench.figures import verdicts
+from bench.figures import fairness_card, verdicts
 from bench.figures.data import Data
 from bench.figures.index import Module, figures_of, hash_of_rows
 from bench.figures.page import Sheet
@@ -33,8 +33,6 @@ of text, and of the seed where several were trained, may have moved the number.
 within ±{nats:g} nat/token, or within {share:.1%} of times. “cannot tell”: neither.
 “counted”: exact, by formula. “no interval”: a value without a judgement of how sure it is.
 """
-# Figures that are tables are set as tables.
-AS_TABLE = ("fairness_card", "verdicts")
 
 
 def report(runs: Sequence[Run]) -> Report:
@@ -67,44 +65,37 @@ def _part(tier: Tier, runs: Sequence[Run]) -> Part:
     brief = tuple(findings(data, list(figures), judged))
     seeds = (Text(verdicts.about_seeds(judged)),) if judged else ()
     sections = [Section(f"{tier.name}-brief", "In brief", (*seeds, Findings(brief)))] if brief else []
-    sections += [_figure(name, module, data) for name, module in figures.items()]
+    tables = {
+        "verdicts": lambda: numbers.verdict_table(judged),
+        "fairness_card": lambda: numbers.card(fairness_card.rows(data)),
+    }
+    sections += [_figure(name, module, data, tables.get(name)) for name, module in figures.items()]
     return Part(tier.name, tier.title, tier.about, (*sections, _not_run(tier, data)))
 
 
-def _figure(name: str, module: Module, data: Data) -> Section:
-    """A figure or table, what is to be known of it, the numbers behind it, and where they come from."""
-    rows, sheet = module.rows(data), module.draw(data)
+def _figure(name: str, module: Module, data: Data, table: Callable[[], Table] | None) -> Section:
+    """A figure, or the table that it is, what is to be known of it, its numbers, and where they come from."""
+    key, rows, sheet = f"{data.tier}-{name}", module.rows(data), module.draw(data)
     captions = " ".join(f"{caption[:1].upper()}{caption[1:].rstrip('.')}." for caption in sheet.captions)
     words = (Text(captions), *(Text(alarm, alarm=True) for alarm in sheet.alarms))
-    key = f"{data.tier}-{name}"
     if rows.empty:
         return Section(key, module.TITLE, words)
-    shown: list[Block] = [_shown(name, module, sheet, data, rows), *words]
-    if name not in AS_TABLE:
-        shown.append(Fold("Numbers", (numbers.numbers(rows),)))
-    return Section(key, module.TITLE, (*shown, Fold("Where these numbers come from", (_sources(rows, data),))))
+    sources = Fold("Where these numbers come from", (_sources(rows, data),))
+    if table is not None:
+        return Section(key, module.TITLE, (table(), *words, sources))
+    shown = _picture(name, module, sheet, rows, data.tier)
+    return Section(key, module.TITLE, (shown, *words, Fold("Numbers", (numbers.numbers(rows),)), sources))
 
 
-def _shown(name: str, module: Module, sheet: Sheet, data: Data, rows: pd.DataFrame) -> Block:
-    if name == "verdicts":
-        return numbers.verdict_table(verdicts.verdicts(data))
-    if name == "fairness_card":
-        return numbers.card(rows)
+def _picture(name: str, module: Module, sheet: Sheet, rows: pd.DataFrame, tier: str) -> Picture:
+    """The figure, with words for who does not see it: its axes and models; the numbers stand beside it."""
+    labels = [(ax.get_ylabel(), ax.get_xlabel()) for ax in sheet.axes]
+    axes = dict.fromkeys(" ".join(f"{y} over {x}".replace("\n", ", ").split()) for y, x in labels if x and y)
+    drawn = sorted(set(rows.series), key=lambda series: look_of(series).order) if rows.model.notna().any() else []
+    models = f" Models: {', '.join(look_of(series).label for series in drawn)}." if drawn else ""
+    alt = f"{module.TITLE}: {' and '.join(axes) or 'panels'}.{models} Its numbers are in the table below."
     runs = tuple(sorted(set(rows.run_id)))
-    return Picture(
-        name, data.tier, sheet, _alt(module.TITLE, sheet, rows), runs, module.EXPERIMENTS[-1], str(rows.metric.iloc[0])
-    )
-
-
-def _alt(title: str, sheet: Sheet, rows: pd.DataFrame) -> str:
-    """What a figure shows, for who does not see it: its axes and models; the numbers stand beside it."""
-    axes = dict.fromkeys(
-        f"{ax.get_ylabel()} over {ax.get_xlabel()}" for ax in sheet.axes if ax.get_xlabel() and ax.get_ylabel()
-    )
-    drawn = sorted(set(rows.series), key=lambda name: look_of(name).order) if rows.model.notna().any() else []
-    models = f" Models: {', '.join(look_of(name).label for name in drawn)}." if drawn else ""
-    what = " and ".join(" ".join(axis.replace("\n", ", ").split()) for axis in axes)
-    return f"{title}: {what or 'panels'}.{models} Its numbers are in the table below."
+    return Picture(name, tier, sheet, alt, runs, module.EXPERIMENTS[-1], str(rows.metric.iloc[0]))
 
 
 def _sources(rows: pd.DataFrame, data: Data) -> Points:
