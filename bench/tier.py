@@ -14,6 +14,9 @@ from bench.config import CONF, ConfigError, RunConfig, compose_runs, identity
 from bench.overrides import check_keys, expand
 from bench.results import Run, hash_of
 
+# Groups of conf/ whose choice is recorded under its own name.
+NAMED = {"model", "size", "budget", "data", "optim", "device", "experiment"}
+
 
 @dataclass(frozen=True)
 class Tier:
@@ -74,9 +77,8 @@ def tiers_of(runs: Sequence[Run]) -> list[Tier]:
 
 def _may_hold(common: Sequence[str], run: Run) -> bool:
     """Whether a run has the names that all of a tier's cells share: quick to tell, where composing them all takes long."""
-    chosen = [word.split("=", 1) for word in common]
-    named = {key: node["name"] for key, node in run.config.items() if isinstance(node, dict) and "name" in node}
-    return all(named.get(key, value) == value for key, value in chosen)
+    chosen = dict(word.split("=", 1) for word in common)
+    return all(run.config.get(group, {}).get("name") == chosen[group] for group in NAMED & set(chosen))
 
 
 def _merged(words: Sequence[str]) -> list[str]:

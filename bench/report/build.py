@@ -40,7 +40,7 @@ def report(runs: Sequence[Run]) -> Report:
     tiers = sorted(tiers_of(runs), key=lambda tier: not tier.models)
     tier_of = {name: tier.name for tier in tiers for name in tier.config_hashes}
     series = sorted({name for run in runs if (name := numbers.series_of(run))}, key=lambda name: look_of(name).order)
-    parts = [_part(tier, [run for run in runs if tier_of.get(run.manifest.config_hash) == tier.name]) for tier in tiers]
+    parts = [part_of(tier, [run for run in runs if tier_of.get(run.manifest.config_hash) == tier.name]) for tier in tiers]
     reading = tuple(READING.format(nats=verdicts.EQUAL_WITHIN, share=EQUAL_SHARE).splitlines())
     return Report(TITLE, ABOUT, reading, _facts(runs), tuple(series), (*parts, everything(runs, tier_of)))
 
@@ -58,7 +58,7 @@ def _facts(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _part(tier: Tier, runs: Sequence[Run]) -> Part:
+def part_of(tier: Tier, runs: Sequence[Run]) -> Part:
     """What a tier shows, its figures with their numbers and sources, and what is missing."""
     data, figures = Data(tuple(runs), tier.models, tier.name), figures_of(tier.runs)
     judged = verdicts.verdicts(data) if "verdicts" in figures else ()

@@ -10,22 +10,25 @@ TEXT, GRAPHIC = 4.5, 3.0
 _USED = re.compile(r"var\(--([ct])-([0-9a-f]{6})\)")
 
 
-def variables(html: str, theme: str) -> str:
-    """Definitions of all ``--c-rrggbb`` (graphics) and ``--t-rrggbb`` (texts) that ``html`` uses. theme: light or dark."""
+def variables(html: str) -> str:
+    """Definitions of all ``--c-rrggbb`` (graphics) and ``--t-rrggbb`` (texts) that ``html`` uses, for either theme."""
     used = sorted(set(_USED.findall(html)))
-    return "".join(f"--{kind}-{colour}:{_shown(colour, theme, TEXT if kind == 't' else GRAPHIC)};" for kind, colour in used)
+    return "".join(f"--{kind}-{colour}:{_shown(colour, TEXT if kind == 't' else GRAPHIC)};" for kind, colour in used)
 
 
-def _shown(colour: str, theme: str, least: float) -> str:
-    """The colour, moved towards black or white in small steps until its contrast to the paper is enough."""
+def _shown(colour: str, least: float) -> str:
     if colour in NEUTRAL:
         return f"var(--{NEUTRAL[colour]})"
-    if theme == "light" and least == GRAPHIC:
-        return f"#{colour}"  # as on paper, where markers tell models apart too
+    # graphics on white are as on paper, where markers tell models apart too
+    light = colour if least == GRAPHIC else readable(colour, "light", least)
+    return f"light-dark(#{light}, #{readable(colour, 'dark', least)})"
+
+
+def readable(colour: str, theme: str, least: float) -> str:
+    """The colour, moved towards black or white in small steps until its contrast to the paper is enough."""
     end, rgb = (0 if theme == "light" else 255), _rgb(colour)
-    steps = (tuple(round(part + (end - part) * step / 20) for part in rgb) for step in range(21))
-    mixed = next(mix for mix in steps if contrast("".join(f"{part:02x}" for part in mix), PAPER[theme]) >= least)
-    return "#" + "".join(f"{part:02x}" for part in mixed)
+    steps = ("".join(f"{round(part + (end - part) * step / 20):02x}" for part in rgb) for step in range(21))
+    return next(mixed for mixed in steps if contrast(mixed, PAPER[theme]) >= least)
 
 
 def contrast(one: str, other: str) -> float:

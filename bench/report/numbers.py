@@ -120,7 +120,7 @@ def bounds(interval: Interval, scale: float = 1.0, sign: str = "") -> str:
     low, high = scale * interval.low, scale * interval.high
     if not math.isfinite(high - low):
         return "–"
-    places = max(0, 2 - math.floor(math.log10(high - low))) if high > low else 4
+    places = max(0, 1 - math.floor(math.log10(high - low))) if high > low else 4
     return f"{low:{sign},.{min(places, 6)}f} to {high:{sign},.{min(places, 6)}f}"
 
 

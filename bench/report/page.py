@@ -40,11 +40,7 @@ HEAD = """\
 <link rel="icon" href="data:,">
 <style>
 {css}
-:root{{{light}}}
-@media (prefers-color-scheme:dark){{:root{{{dark}}}}}
-:root[data-theme=light]{{{light}}}
-:root[data-theme=dark]{{{dark}}}
-@media print{{:root,:root[data-theme]{{{light}}}}}
+:root{{{colours}}}
 </style>
 </head>
 """
@@ -88,9 +84,8 @@ def page(report: Report) -> str:
         parts="\n".join(map(_part, report.parts)),
         script=_asset("page.js"),
     )
-    themes = {theme: variables(body, theme) for theme in ("light", "dark")}
     title, about = escape(report.title), escape(report.about, quote=True)
-    return HEAD.format(policy=POLICY, title=title, about=about, css=_asset("page.css"), **themes) + body
+    return HEAD.format(policy=POLICY, title=title, about=about, css=_asset("page.css"), colours=variables(body)) + body
 
 
 def _asset(name: str) -> str:
