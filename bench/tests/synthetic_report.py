@@ -1,7 +1,9 @@
 """A report of invented runs, with all that may happen in one: two tiers, seeds, failures, missing models."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bench.config import compose_runs
 from bench.report.build import READING, part_of
@@ -23,19 +25,23 @@ def nano() -> Tier:
     return Tier("nano", MODELS, tuple(runs), "Nano <title>", "What & why.")
 
 
-def hard(folder: Path) -> list[Run]:
+@cache
+def hard_runs() -> tuple[Run, ...]:
     """Two seeds, a model of the Transformer backbone, one that explodes, one that diverged, one out of memory."""
-    bench = Bench(folder, windows=12)
-    bench.everything(("ttt_linear", "ttt_linear_t", "transformer", "mamba"), seeds=(0, 1), exploding=("mamba",))
-    bench.failure("train", "ttt_mlp", "diverged", CAUSE)
-    bench.failure("decode_latency", "ttt_mlp", "oom", "no memory", list(bench.decode_latency("ttt_mlp"))[:4], context=16384)
-    return bench.runs
+    with TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), windows=12)
+        bench.everything(("ttt_linear", "ttt_linear_t", "transformer", "mamba"), seeds=(0, 1), exploding=("mamba",))
+        bench.failure("train", "ttt_mlp", "diverged", CAUSE)
+        steps = list(bench.decode_latency("ttt_mlp"))[:4]
+        bench.failure("decode_latency", "ttt_mlp", "oom", "no memory", steps, context=16384)
+    return tuple(bench.runs)
 
 
-def report_of(runs: list[Run], tier: Tier) -> Report:
-    """One part; its models as any report has them."""
+@cache
+def hard_report() -> Report:
+    """Two parts: all of these runs, and those of one experiment again under another name."""
+    tier, runs = nano(), hard_runs()
     models = ("ttt_linear", "ttt_mlp", "transformer", "mamba", "ttt_linear_t")
-    second = part_of(replace(tier, name="again"), [run for run in runs if run.manifest.experiment == "state_vs_context"])
-    return Report(
-        "Title <b>", "About & why", tuple(READING.splitlines()), (("runs", "12"),), models, (part_of(tier, runs), second)
-    )
+    again = part_of(replace(tier, name="again"), [run for run in runs if run.manifest.experiment == "state_vs_context"])
+    parts = (part_of(tier, runs), again)
+    return Report("Title <b>", "About & why", tuple(READING.splitlines()), (("runs", "12"),), models, parts)

@@ -22,18 +22,18 @@ from bench.report.page import page
 from bench.report.spec import Finding, Fold, Points, Report, Section, Table, Text
 from bench.results import PUBLISHED, ROOT, Row, Run, read_runs
 from bench.stats import Interval
-from bench.tests.synthetic_report import CAUSE, hard, nano, report_of
+from bench.tests.synthetic_report import CAUSE, hard_report, hard_runs, nano
 from bench.tests.synthetic_runs import MODELS, Bench
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
-    return hard(tmp_path_factory.mktemp("runs"))
+@pytest.fixture
+def runs() -> tuple[Run, ...]:
+    return hard_runs()
 
 
-@pytest.fixture(scope="module")
-def made(runs: list[Run]) -> Report:
-    return report_of(runs, nano())
+@pytest.fixture
+def made() -> Report:
+    return hard_report()
 
 
 def section(made: Report, key: str) -> Section:
@@ -131,7 +131,7 @@ def test_what_failed_is_missing_or_was_not_run_is_said(made: Report) -> None:
     assert "No rows of: TTT-MLP" in alarms
 
 
-def test_numbers_are_those_of_the_rows_with_their_intervals(runs: list[Run], made: Report) -> None:
+def test_numbers_are_those_of_the_rows_with_their_intervals(runs: tuple[Run, ...], made: Report) -> None:
     (table,) = folded(section(made, "nano-perplexity_by_context"), "Numbers").blocks
     assert isinstance(table, Table)
     assert [column.name for column in table.columns[:4]] == ["model", "context", "nll (nat/token)", "95 % interval"]
@@ -149,7 +149,7 @@ def test_numbers_are_those_of_the_rows_with_their_intervals(runs: list[Run], mad
         assert len(line.cells[-1].text.split(", ")) == 2
 
 
-def test_where_numbers_come_from_names_every_run(runs: list[Run], made: Report) -> None:
+def test_where_numbers_come_from_names_every_run(runs: tuple[Run, ...], made: Report) -> None:
     (sources,) = folded(section(made, "nano-state_vs_context"), "Where these numbers come from").blocks
     assert isinstance(sources, Points)
     text = "\n".join(sources.sentences)
@@ -166,8 +166,8 @@ def test_bounds_have_digits_enough_to_tell_them_apart() -> None:
     assert bounds(Interval(1.0, float("-inf"), float("inf"), 2, "samples")) == "–"
 
 
-def test_long_tables_keep_octaves_of_positions(runs: list[Run]) -> None:
-    rows = Data(tuple(runs), MODELS, "nano").select("inner_loss", ["inner_loss"])
+def test_long_tables_keep_octaves_of_positions(runs: tuple[Run, ...]) -> None:
+    rows = Data(runs, MODELS, "nano").select("inner_loss", ["inner_loss"])
     table = numbers(rows)
     positions = {line.cells[[column.name for column in table.columns].index("position")].order for line in table.lines}
     assert positions == {64, 128, 256, 512, 1024, 2048}
@@ -247,7 +247,7 @@ def test_published_rows_make_a_report_within_a_minute_without_torch(tmp_path: Pa
     assert len(html) < 2_000_000
 
 
-def test_runs_of_no_tier_are_listed_and_said(runs: list[Run]) -> None:
+def test_runs_of_no_tier_are_listed_and_said(runs: tuple[Run, ...]) -> None:
     (part,) = report(runs).parts
     (last,) = [one for one in part.sections if one.key == "runs"]
     assert last.blocks[0] == Text(f"{len(runs)} runs belong to no tier: they are listed here, and drawn nowhere.")

@@ -15,7 +15,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from bench.report.page import page
-from bench.tests.synthetic_report import hard, nano, report_of
+from bench.tests.synthetic_report import hard_report
 
 pytestmark = pytest.mark.browser
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -51,9 +51,8 @@ return [...document.querySelectorAll("body *")].flatMap((e) => {
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("page")
-    path = folder / "report.html"
-    path.write_text(page(report_of(hard(folder / "runs"), nano())))
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(page(hard_report()))
     return path
 
 
