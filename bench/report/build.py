@@ -1,6 +1,6 @@
 """A report from rows: one part for each tier that has any, and what was not measured."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -13,7 +13,7 @@ from bench.figures.style import look_of, series_name
 from bench.report import numbers
 from bench.report.everything import everything
 from bench.report.findings import EQUAL_SHARE, findings
-from bench.report.spec import Block, Cell, Column, Findings, Fold, Line, Part, Picture, Points, Report, Section, Table, Text
+from bench.report.spec import Block, Findings, Fold, Part, Picture, Points, Report, Section, Table, Text
 from bench.results import Run, hash_of
 from bench.tier import Tier, tiers_of
 
@@ -84,7 +84,9 @@ def _figure(name: str, module: Module, data: Data, table: Callable[[], Table] | 
     if table is not None:
         return Section(key, module.TITLE, (table(), *words, sources))
     shown = _picture(name, module, sheet, rows, data.tier)
-    return Section(key, module.TITLE, (shown, *words, Fold("Numbers", (numbers.numbers(rows),)), sources))
+    return Section(
+        key, module.TITLE, (shown, *words, Fold("Numbers", (numbers.numbers(f"{module.TITLE}, in numbers", rows),)), sources)
+    )
 
 
 def _picture(name: str, module: Module, sheet: Sheet, rows: pd.DataFrame, tier: str) -> Picture:
@@ -133,12 +135,16 @@ def _not_run(tier: Tier, data: Data) -> Section:
 
 
 def _absent(runs: Sequence[RunConfig]) -> Table:
-    columns = tuple(map(Column, ("experiment", "model", "size", "budget", "seed", "device")))
-    return Table("Not run", columns, tuple(map(_absent_line, runs)))
+    return Table.of("Not run", map(_absent_line, runs))
 
 
-def _absent_line(run: RunConfig) -> Line:
+def _absent_line(run: RunConfig) -> tuple[Sequence[str], Mapping[str, str]]:
     series = "" if run.experiment.modelless else series_name(run.model.name, run.model.backbone)
-    of_model = (look_of(series).label, run.size.name, run.budget.name) if series else ("–", "–", "–")
-    texts = (run.experiment.name, *of_model, str(run.seed), run.device.name)
-    return Line(tuple(map(Cell, texts)), (series,) if series else ())
+    label, size, budget = (look_of(series).label, run.size.name, run.budget.name) if series else ("–", "–", "–")
+    of_model = {"model": label, "size": size, "budget": budget}
+    return [series] if series else [], {
+        "experiment": run.experiment.name,
+        **of_model,
+        "seed": str(run.seed),
+        "device": run.device.name,
+    }

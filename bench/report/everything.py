@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from bench.claims import Claim, load_claims
+from bench.figures.index import FIGURES
 from bench.figures.paper import CONTENT, DRAWN_BY, LIKE, PAPER_TIERS
 from bench.report import numbers
-from bench.report.spec import Cell, Column, Fold, Line, Part, Section, Table, Text
+from bench.report.spec import Cell, Fold, Part, Section, Table, Text
 from bench.results import Run
 from bench.tier import tier_file, tier_names
 
@@ -33,42 +34,40 @@ def everything(runs: Sequence[Run], tier_of: Mapping[str, str]) -> Part:
 def _tiers_without_rows(measured: Mapping[str, AbstractSet[str]]) -> Table:
     """Tiers that nothing was measured of, and how to."""
     told = {name: tier_file(name) for name in tier_names() if name not in measured}
-    lines = [(one["title"], one["about"], f"make reproduce-figures TIER={name}") for name, one in told.items()]
-    columns = tuple(map(Column, ("tier", "what it would measure", "command")))
-    return Table("Tiers without rows", columns, tuple(Line(tuple(map(Cell, line))) for line in lines))
+    return Table.of("Tiers without rows", [((), _untouched(name, one)) for name, one in told.items()])
+
+
+def _untouched(name: str, told: Mapping[str, str]) -> dict[str, str]:
+    return {"tier": told["title"], "what it would measure": told["about"], "command": f"make reproduce-figures TIER={name}"}
 
 
 def _paper(measured: Mapping[str, AbstractSet[str]]) -> Table:
     """Figures and tables of the paper, and whether they, or what is like them, are here. measured: tier → experiments."""
     every = set().union(*measured.values())
-    lines = []
-    for number, content in CONTENT.items():
-        by = set(DRAWN_BY.get(number, ()))
-        here = by & measured.get(PAPER_TIERS[number], set())
-        like = [
-            name for name, numbers_ in LIKE.items() if number in numbers_ and (name in every or name == "perplexity_vs_flops")
-        ]
-        status = "no rows" if not here else "drawn" if here == by else "partial"
-        lines.append((number, content, PAPER_TIERS[number], status, ", ".join(like) or "–"))
-    columns = tuple(map(Column, ("figure", "content", "tier", "status", "like it here, at smaller scale")))
-    return Table("Figures and tables of the paper (arXiv 2407.04620)", columns, tuple(_status_line(line) for line in lines))
+    lines = [_of_paper(number, measured.get(tier, set()), every) for number, tier in PAPER_TIERS.items()]
+    return Table.of("Figures and tables of the paper (arXiv 2407.04620)", [((), line) for line in lines])
 
 
-def _status_line(words: Sequence[str]) -> Line:
-    return Line(tuple(Cell(word, sure=place == 3) for place, word in enumerate(words)))
+def _of_paper(number: str, in_tier: AbstractSet[str], every: AbstractSet[str]) -> dict[str, Cell | str]:
+    """in_tier: experiments that were measured in the tier that would draw it."""
+    by = set(DRAWN_BY.get(number, ()))
+    status = "no rows" if not by & in_tier else "drawn" if by <= in_tier else "partial"
+    like = [name for name, alike in LIKE.items() if number in alike and FIGURES[name].EXPERIMENTS[-1] in every]
+    line: dict[str, Cell | str] = {"figure": number, "content": CONTENT[number], "tier": PAPER_TIERS[number]}
+    return line | {"status": Cell(status, sure=True), "like it here, at the scale of these rows": ", ".join(like) or "–"}
 
 
 def _claims(claims: Sequence[Claim], runs: Sequence[Run]) -> Table:
     """conf/claims.yaml against these rows."""
-    heads = ("claim", "bar", "measured", "95 % interval", "judgement", "run")
-    columns = tuple(Column(head, numeric=head in ("bar", "measured", "95 % interval")) for head in heads)
-    return Table("Claims", columns, tuple(_claim_line(claim, runs) for claim in claims))
+    return Table.of("Claims", [((), _claimed(claim, runs)) for claim in claims])
 
 
-def _claim_line(claim: Claim, runs: Sequence[Run]) -> Line:
+def _claimed(claim: Claim, runs: Sequence[Run]) -> dict[str, Cell | str]:
     found = claim.measured(runs)
     limit = claim.at_most if claim.at_most is not None else claim.at_least
+    value, interval, run = ("–", "–", "–")
+    if found is not None:
+        value, interval, run = f"{found[0].value:.4g}", numbers.bounds(found[0]), found[1].manifest.run_id
     bar = Cell(f"{'≤' if claim.at_least is None else '≥'} {limit:.4g}", limit)
-    texts = ("–",) * 3 if found is None else (f"{found[0].value:.4g}", numbers.bounds(found[0]), found[1].manifest.run_id)
-    measured, interval, run = map(Cell, texts)
-    return Line((Cell(claim.name), bar, measured, interval, Cell(claim.judged(found and found[0]), sure=True), run))
+    judgement = Cell(claim.judged(found and found[0]), sure=True)
+    return {"claim": claim.name, "bar": bar, "measured": value, "95 % interval": interval, "judgement": judgement, "run": run}

@@ -1,16 +1,17 @@
 """Tables of a report: the numbers behind a figure, verdicts, the fairness card, runs and where they come from."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from bench.figures import fairness_card
 from bench.figures.frame import groups, records
 from bench.figures.lines import windows_of
-from bench.figures.style import digits, look_of, series_name
+from bench.figures.style import look_of, series_name
 from bench.figures.verdicts import Verdict
-from bench.report.spec import Cell, Column, Line, Table
+from bench.report.spec import Cell, Table
 from bench.results import Run
 from bench.stats import Interval, median_interval
 
@@ -43,41 +44,44 @@ LONG = 120
 SCALES = {"s": ((1.0, "s"), (1e3, "ms"), (1e6, "µs"))}
 
 
-def numbers(rows: pd.DataFrame) -> Table:
-    """A line for each number that a figure shows: mean over seeds of a loss, median of times, with 95 % intervals."""
-    varying = [name for name in COORDINATES if rows[name].nunique(dropna=False) > 1]
-    found = [(series, place, _interval(part), part) for series, place, part in _cells(rows, varying)]
-    if len(found) > LONG and "position" in varying:
-        found = [one for one in found if _is_octave(one[1][varying.index("position")], rows.position.min())]
-    unit = str(rows.unit.iloc[0])
-    scale, shown = _scale(unit, [interval.value for _, _, interval, _ in found])
-    is_loss = unit == "nat/token"
-    heads = [Column(COORDINATES[name], numeric=rows[name].dtype != object) for name in varying]
-    loss = [Column("perplexity", numeric=True)] if is_loss else []
+def numbers(title: str, rows: pd.DataFrame) -> Table:
+    """A line for each number that a figure shows: mean over seeds of a loss, median of times, with 95 % intervals.
+
+    A coordinate has a column where it differs, a learning rate only where it does so within a model.
+    """
     named = rows.model.notna().any()
-    columns = [*([Column("model")] if named else []), *heads, Column(f"{rows.metric.iloc[0]} ({shown})", numeric=True)]
-    columns += [Column("95 % interval", numeric=True), *loss, Column("n", numeric=True), Column("runs")]
+    differ = [name for name in COORDINATES if rows[name].nunique(dropna=False) > 1]
+    within = [name for name in differ if not named or rows.groupby("series")[name].nunique(dropna=False).max() > 1]
+    places = [name for name in differ if name in within or name != "lr"]
+    found = [(series, place, _interval(part), part) for series, place, part in _cells(rows, places, within)]
+    if len(found) > LONG and "position" in places:
+        found = [one for one in found if _is_octave(one[1]["position"], rows.position.min())]
+    value, unit = str(rows.metric.iloc[0]), str(rows.unit.iloc[0])
+    scale, shown = _scale(unit, [interval.value for _, _, interval, _ in found])
     lines = []
     for series, place, interval, part in found:
-        of = [Cell(look_of(series).label)] if named else []
-        perplexity = [_number(math.exp(min(interval.value, 700)), 4)] if is_loss else []
-        cells = [*of, *map(_coordinate, place), _number(scale * interval.value, 4), Cell(bounds(interval, scale)), *perplexity]
-        cells += [_number(interval.n, 6), Cell(", ".join(sorted(short(run_id) for run_id in set(part.run_id))))]
-        lines.append(Line(tuple(cells), (series,) if named else ()))
-    return Table("Numbers", tuple(columns), tuple(lines))
+        cells: dict[str, Cell | str] = {"model": look_of(series).label} if named else {}
+        cells |= {COORDINATES[name]: _coordinate(one) for name, one in place.items()}
+        cells |= {f"{value} ({shown})": _number(scale * interval.value), "95 % interval": _bounded(interval, scale)}
+        if unit == "nat/token":
+            cells["perplexity"] = _number(math.exp(min(interval.value, 700)))
+        runs = ", ".join(sorted(short(run_id) for run_id in set(part.run_id)))
+        lines.append(((series,) if named else (), {**cells, "n": Cell(f"{interval.n:,}", interval.n), "runs": runs}))
+    return Table.of(title, lines)
 
 
-def _cells(rows: pd.DataFrame, varying: Sequence[str]) -> Iterable[tuple[str, tuple[object, ...], pd.DataFrame]]:
-    """Rows that differ in nothing but their seed, ordered by place, then model."""
-    found = [(series, place, part) for (series, *place), part in groups(rows, ["series", *varying])]
-    order = {series: look_of(series).order for series in set(rows.series)}
-    return [(series, tuple(place), part) for series, place, part in sorted(found, key=lambda one: _key(one[1], order[one[0]]))]
+def _cells(rows: pd.DataFrame, places: Sequence[str], within: Sequence[str]) -> list[tuple[str, dict[str, Any], pd.DataFrame]]:
+    """Rows that differ in nothing but their seed: model, place, rows; ordered by what differs within a model, then model."""
+    found = [
+        (series, dict(zip(places, place, strict=True)), part) for (series, *place), part in groups(rows, ["series", *places])
+    ]
+    return sorted(found, key=lambda one: (*(_rank(one[1][name]) for name in within), (True, look_of(one[0]).order, "")))
 
 
-def _key(place: Sequence[object], order: int) -> tuple[tuple[bool, float, str], ...]:
-    numbers = [isinstance(value, int | float) and not pd.isna(value) for value in place]
-    ranked = [(known, float(str(value)) if known else 0.0, str(value)) for value, known in zip(place, numbers, strict=True)]
-    return (*ranked, (True, order, ""))
+def _rank(value: object) -> tuple[bool, float, str]:
+    """Numbers by size, after words and what is missing."""
+    known = isinstance(value, int | float) and not math.isnan(value)
+    return known, float(str(value)) if known else 0.0, str(value)
 
 
 def _interval(part: pd.DataFrame) -> Interval:
@@ -109,14 +113,18 @@ def _coordinate(value: object) -> Cell:
     return Cell(str(value))
 
 
-def _number(value: float, precision: int) -> Cell:
+def _number(value: float) -> Cell:
     if not math.isfinite(value):
         return Cell("not finite", math.inf)
-    return Cell(f"{value:,.0f}" if value >= 1000 else digits(value, precision), value)
+    return Cell(f"{value:,.0f}" if value >= 1000 else f"{value:#.4g}", value)
+
+
+def _bounded(interval: Interval, scale: float = 1.0, sign: str = "") -> Cell:
+    return Cell(bounds(interval, scale, sign), interval.low)
 
 
 def bounds(interval: Interval, scale: float = 1.0, sign: str = "") -> str:
-    """Both bounds, with enough digits to tell them apart; – where there are none."""
+    """Both bounds, with two digits of their distance; – where there are none."""
     low, high = scale * interval.low, scale * interval.high
     if not math.isfinite(high - low):
         return "–"
@@ -125,34 +133,44 @@ def bounds(interval: Interval, scale: float = 1.0, sign: str = "") -> str:
 
 
 def verdict_table(found: Sequence[Verdict]) -> Table:
-    """All that was compared, judged."""
-    heads = ("first", "second", "where", "first − second", "95 % interval", "p (Holm)", "verdict", "in words", "paper")
-    columns = tuple(Column(head, numeric=head in ("first − second", "95 % interval", "p (Holm)")) for head in heads)
-    return Table("Verdicts", columns, tuple(map(_verdict_line, found)))
+    """All that was compared, judged; with what the paper found, where it says something of any."""
+    title = "nll(first) − nll(second), nat/token: below 0, the first is better"
+    is_known = any(one.found for one in found)
+    return Table.of(title, [(_sides(one), {**_judged(one), **(_beside_paper(one) if is_known else {})}) for one in found])
 
 
-def _verdict_line(one: Verdict) -> Line:
-    order = "" if one.judgement != "different" else f"{(one.first if one.is_lower else one.second).label} is better"
-    paper = f"{one.found}: {one.agrees}" if one.found else "–"
-    difference = Cell(f"{one.difference.value:+.4f}", one.difference.value)
-    interval = Cell(bounds(one.difference, sign="+"), one.difference.low)
-    cells = (
-        *(Cell(one.first.label), Cell(one.second.label), Cell(one.where), difference, interval),
-        *(Cell(f"{one.p_holm:.2g}", one.p_holm), Cell(one.judgement, sure=True), Cell(order or "–"), Cell(paper)),
-    )
-    return Line(cells, tuple(dict.fromkeys((one.first.series, one.second.series))))
+def _sides(one: Verdict) -> Sequence[str]:
+    return list(dict.fromkeys((one.first.series, one.second.series)))
+
+
+def _judged(one: Verdict) -> dict[str, Cell | str]:
+    better = one.first if one.is_lower else one.second
+    return {
+        "first": one.first.label,
+        "second": one.second.label,
+        "where": one.where,
+        "difference": Cell(f"{one.difference.value:+.4f}", one.difference.value),
+        "95 % interval": _bounded(one.difference, sign="+"),
+        "p (Holm)": Cell(f"{one.p_holm:.2g}", one.p_holm),
+        "verdict": Cell(one.judgement, sure=True),
+        "better": better.label if one.judgement == "different" else "–",
+    }
+
+
+def _beside_paper(one: Verdict) -> dict[str, Cell | str]:
+    return {"paper": one.found or "–", "agrees": one.agrees or "–"}
 
 
 def card(rows: pd.DataFrame) -> Table:
     """The fairness card."""
     made, _ = fairness_card.as_table(rows)
     looks = sorted(((look_of(series).label, series) for series in set(rows.series)), key=lambda one: -len(one[0]))
-    columns = tuple(Column(head, numeric=place >= made.left) for place, head in enumerate(made.head))
     lines = []
     for row in made.rows:
-        cells = tuple(Cell(text, _plain(text) if column.numeric else None) for text, column in zip(row, columns, strict=True))
-        lines.append(Line(cells, next((series,) for label, series in looks if row[0].startswith(label))))
-    return Table("What each model was given, and what it cost", columns, tuple(lines))
+        words = enumerate(zip(made.head, row, strict=True))
+        cells = {head: Cell(text, _plain(text) if place >= made.left else None) for place, (head, text) in words}
+        lines.append(([next(series for label, series in looks if row[0].startswith(label))], cells))
+    return Table.of("What each model was given, and what it cost", lines)
 
 
 def _plain(text: str) -> float | None:
@@ -165,17 +183,15 @@ def _plain(text: str) -> float | None:
 
 def runs_table(runs: Sequence[Run], tier_of: Mapping[str, str]) -> Table:
     """Every run: what it was, how it ended, what made it. tier_of: config_hash → name of its tier."""
-    heads = ("run", "tier", "experiment", "model", "status", "rows", "seconds", "commit", "sources", "device", "started")
-    columns = tuple(Column(head, numeric=head in ("rows", "seconds")) for head in heads)
-    return Table("Runs", columns, tuple(_run_line(run, tier_of.get(run.manifest.config_hash, "–")) for run in runs))
+    return Table.of("Runs", [_run_line(run, tier_of.get(run.manifest.config_hash, "–")) for run in runs])
 
 
-def _run_line(run: Run, tier: str) -> Line:
+def _run_line(run: Run, tier: str) -> tuple[Sequence[str], dict[str, Cell | str]]:
     m, series = run.manifest, series_of(run)
-    texts = (m.run_id, tier, m.experiment, look_of(series).label if series else "–", m.status)
-    counts = (Cell(f"{len(run.rows):,}", len(run.rows)), Cell(f"{m.seconds:,.0f}", m.seconds))
-    made = (commit(run), m.sources, m.device, m.started)
-    return Line((*map(Cell, texts), *counts, *map(Cell, made)), (series,) if series else ())
+    what = {"run": m.run_id, "tier": tier, "experiment": m.experiment, "model": look_of(series).label if series else "–"}
+    counts = {"rows": Cell(f"{len(run.rows):,}", len(run.rows)), "seconds": Cell(f"{m.seconds:,.0f}", m.seconds)}
+    made = {"commit": commit(run), "sources": m.sources, "device": m.device, "started": m.started}
+    return [series] if series else [], {**what, "status": m.status, **counts, **made}
 
 
 def series_of(run: Run) -> str:

@@ -1,5 +1,6 @@
 """What a report is: parts of sections of blocks. Words are plain text; each rendering marks them up and escapes them."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -77,6 +78,18 @@ class Table:
     title: str
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
+
+    @classmethod
+    def of(cls, title: str, lines: Iterable[tuple[Sequence[str], Mapping[str, "Cell | str"]]]) -> "Table":
+        """From models and cells of each line, by their columns' names. A column that holds an ``order`` is numeric."""
+        found = [(tuple(series), {name: _cell(one) for name, one in cells.items()}) for series, cells in lines]
+        names = list(found[0][1]) if found else []
+        columns = (Column(name, any(cells[name].order is not None for _, cells in found)) for name in names)
+        return cls(title, tuple(columns), tuple(Line(tuple(cells.values()), series) for series, cells in found))
+
+
+def _cell(one: Cell | str) -> Cell:
+    return one if isinstance(one, Cell) else Cell(one)
 
 
 @dataclass(frozen=True)

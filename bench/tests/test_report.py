@@ -168,7 +168,7 @@ def test_bounds_have_digits_enough_to_tell_them_apart() -> None:
 
 def test_long_tables_keep_octaves_of_positions(runs: tuple[Run, ...]) -> None:
     rows = Data(runs, MODELS, "nano").select("inner_loss", ["inner_loss"])
-    table = numbers(rows)
+    table = numbers("Inner loss", rows)
     positions = {line.cells[[column.name for column in table.columns].index("position")].order for line in table.lines}
     assert positions == {64, 128, 256, 512, 1024, 2048}
 
