@@ -40,13 +40,18 @@ def load_documents(path: Path | str, files: Sequence[str], tokenizer: Tokenizer)
     Raises:
         DataError: unknown corpus, no or missing file, broken .xz file, text that is empty or not UTF-8.
     """
-    folder = _resolve(path)
+    folder = folder_of(path)
     if not files:
         raise DataError(f"no file of {folder} is named; list some in data.train and data.heldout: {_listing(folder)}")
     return [_load(folder, file, tokenizer) for file in files]
 
 
-def _resolve(path: Path | str) -> Path:
+def folder_of(path: Path | str) -> Path:
+    """Where a corpus lies.
+
+    Raises:
+        DataError: there is none of that name.
+    """
     known = embedded()
     folder = known.get(os.fspath(path)) or Path(path)
     if not folder.is_dir():
