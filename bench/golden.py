@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.checkpoints import assemble, ttt
+from models.checkpoints.architecture import Checkpoint
 from models.lm import LM
 from models.mixer import State, state_tensors
 
@@ -107,12 +108,18 @@ def build(reference: Reference) -> LM:
     Raises:
         ValueError: config, parameters and logits do not fit one another.
     """
-    params = {name: torch.tensor(array) for name, array in reference.params.items()}
-    lm = assemble(ttt.described(reference.config), ttt.places, params).double()
+    lm = checkpoint(reference).lm.double()
     vocab, logits = lm.head.weight.shape[0], reference.logits.shape[2]
     if vocab != logits:
         raise ValueError(f"vocab_size is {vocab}, but the file has {logits} logits for each token")
     return lm
+
+
+def checkpoint(reference: Reference) -> Checkpoint:
+    """The same in the dtype of the parameters, for bench.convert."""
+    about = ttt.described(reference.config)
+    params = {name: torch.tensor(array) for name, array in reference.params.items()}
+    return Checkpoint(about, assemble(about, ttt.places, params), "reference file")
 
 
 @torch.no_grad()

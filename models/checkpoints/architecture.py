@@ -20,7 +20,7 @@ from models.mixer import Mixer, Size
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that rebuilds a language model but its weights; ``layer`` as conf/model lists it, ``_partial_`` left out."""
+    """All that rebuilds a language model but its weights; ``layer`` is the list of branches of conf/model."""
 
     vocab: int
     size: Size
@@ -29,12 +29,12 @@ class Architecture:
     eps: float = 1e-6
 
     def build(self, impl: str | None = None) -> LM:
-        """The model with random weights, in eval mode; ``impl`` in place of the implementations that ``layer`` names.
+        """The model with random weights; ``impl`` in place of the implementations that ``layer`` names.
 
         Raises:
             CheckpointError: a branch is not a mixer of this package, or has other options.
         """
-        return LM(self.vocab, self.size, [_factory(branch, impl) for branch in self.layer], self.tied, self.eps).eval()
+        return LM(self.vocab, self.size, [_factory(branch, impl) for branch in self.layer], self.tied, self.eps)
 
     def sketch(self, tensors: Mapping[str, Tensor]) -> LM:
         """The model on ``meta``, so that no claim of a config takes memory, or more time than the file is long.
@@ -53,12 +53,12 @@ class Architecture:
         except CheckpointError:
             raise
         except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:  # of its options
-            raise CheckpointError(f"the config makes no model: {error}") from error
+            raise CheckpointError(f"the config makes no model ({type(error).__name__}: {error})") from error
 
 
 def _factory(branch: Config, impl: str | None) -> MixerFactory:
-    options = dict(branch)
-    kind = mixer_class(options.pop("_target_", None))
+    options = {key: value for key, value in branch.items() if key not in ("_target_", "_partial_")}
+    kind = mixer_class(branch.get("_target_"))
     if impl is not None and "impl" in inspect.signature(kind).parameters:
         options["impl"] = impl
     return partial(kind, **options)
@@ -80,13 +80,17 @@ def mixer_class(target: object) -> type[Mixer]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model read, in eval mode, whence, and what that says of its text: the tokenizer, and the training context, tokens."""
+    """A model read, in eval mode, and whence.
+
+    tokenizer, train_context (tokens): what the origin says of its text. remarks: what its users should know.
+    """
 
     architecture: Architecture
     lm: LM
     origin: str
     tokenizer: str | None = None
     train_context: int | None = None
+    remarks: tuple[str, ...] = ()
 
 
 class Origin(Protocol):
@@ -103,6 +107,9 @@ class Origin(Protocol):
 
     def places(self, lm: LM) -> dict[str, Place]:
         """Every tensor of the file, by its name there."""
+
+    def remarks(self, config: Config, /) -> tuple[str, ...]:
+        """What a config.json says that is right, but not what one expects."""
 
     def config(self, held: Checkpoint) -> dict[str, Any]:
         """The inverse of ``architecture``. Raises CheckpointError where the model is not of this family."""

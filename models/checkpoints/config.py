@@ -19,11 +19,12 @@ _CALLED = {
     bool: "true or false",
     dict: "an object",
     list: "a list",
+    str: "a string",
 }
 
 
 def values(config: Config, kinds: Mapping[str, Kind]) -> dict[str, Any]:
-    """The values of ``kinds``' keys: an int of at least 1, a float over 0, a bool, a dict, a list, or one of a tuple.
+    """The values of ``kinds``' keys: an int of at least 1, a float over 0, a bool, a dict, a list, a str, or one of a tuple.
 
     Raises:
         CheckpointError: some are missing, or are something else; names all.

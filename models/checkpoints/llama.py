@@ -71,6 +71,11 @@ def places(lm: LM) -> dict[str, Place]:
     return NAMES.places(lm)
 
 
+def remarks(_: Config) -> tuple[str, ...]:
+    """None."""
+    return ()
+
+
 def config(held: Checkpoint) -> dict[str, Any]:
     """A LlamaConfig's."""
     lm = held.lm

@@ -102,6 +102,13 @@ def places(lm: LM) -> dict[str, Place]:
     return NAMES.places(lm)
 
 
+def remarks(config: Config) -> tuple[str, ...]:
+    """Of norms that are not theirs."""
+    if config.get("norm_epsilon", _EPS) == _EPS:
+        return ()
+    return (f"norm_epsilon {config['norm_epsilon']:g} is a key of ours: mamba-ssm, whose norms have {_EPS:g}, refuses it",)
+
+
 def config(held: Checkpoint) -> dict[str, Any]:
     """A MambaConfig's, the vocabulary without padding."""
     lm = held.lm

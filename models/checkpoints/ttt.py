@@ -95,6 +95,8 @@ _RENAMED = {
 _KEYS = {key: _RENAMED.get(key, key) for key in CONFIG_KINDS if key != "backbone"}
 _FIXED = {"hidden_act": ("silu", "another activation of the feed-forward layers"), "conv_kernel": (4, "longer convolutions")}
 _INNER_EPS = 1e-6
+BASE_LR = {"linear": 1.0, "mlp": 0.1}
+"""Of the authors' models (paper, section 2.7)."""
 
 
 def described(config: Config, pre_conv: bool | None = None) -> Architecture:
@@ -138,6 +140,14 @@ def architecture(config: Config) -> Architecture:
 def places(lm: LM) -> dict[str, Place]:
     """By official name."""
     return NAMES.places(lm)
+
+
+def remarks(config: Config) -> tuple[str, ...]:
+    """Of the inner learning rate that conversions forget to set."""
+    if config["ttt_layer_type"] == "linear" or config["ttt_base_lr"] == BASE_LR["mlp"]:
+        return ()
+    rates = f"ttt_base_lr is {config['ttt_base_lr']:g}, the authors trained TTT-MLP with {BASE_LR['mlp']:g}"
+    return (f"{rates}; 1 is only their code's default: if it is wrong in config.json, so are all logits",)
 
 
 def config(held: Checkpoint) -> dict[str, Any]:

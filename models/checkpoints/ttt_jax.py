@@ -20,12 +20,14 @@ from torch import Tensor
 from models.checkpoints.config import CheckpointError
 from models.checkpoints.files import optional
 from models.checkpoints.places import Names, Place, as_is, axis_after_heads, reversed_axes
+from models.checkpoints.ttt import BASE_LR
 from models.layers import SwiGLU
 from models.mixer import Mixer, Size
 from models.short_conv import ShortConv
 from models.ttt import TTT
 
 FILES = "streaming_*"
+REMARKS = ("inner learning rate, rotary base and eps of the norms are the authors' presets: the file does not say them",)
 
 # Of "learnable_ttt_lr/kernel" and the three like it the last slash is part of one string of the path.
 _TTT = {
@@ -104,10 +106,10 @@ def config_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     heads, _, _ = _shape(tensors, block + "learnable_ttt_lr/kernel", 3)
     _, ffn = _shape(tensors, "model/h/0/feed_forward/w1/kernel", 2)
     (mini_batch,) = _shape(tensors, block + "learnable_token_idx", 1)
-    is_mlp, is_gated = block + "ttt_dense_1" in tensors, block + "wg/kernel" in tensors
+    layer, is_gated = "mlp" if block + "ttt_dense_1" in tensors else "linear", block + "wg/kernel" in tensors
     return {
         "model_type": "ttt",
-        "ttt_layer_type": "mlp" if is_mlp else "linear",
+        "ttt_layer_type": layer,
         "share_qk": is_gated,
         "use_gate": is_gated,
         "pre_conv": "model/h/0/conv/conv1/kernel" in tensors,
@@ -117,7 +119,7 @@ def config_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         "num_hidden_layers": len({name.split("/")[2] for name in tensors if name.startswith("model/h/")}),
         "num_attention_heads": heads,
         "mini_batch_size": mini_batch,
-        "ttt_base_lr": 0.1 if is_mlp else 1.0,
+        "ttt_base_lr": BASE_LR[layer],
         "rope_theta": 10_000.0,
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": NAMES.head not in tensors,
