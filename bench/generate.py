@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--tokenizer", metavar="NAME|FILE", help="instead of what MODEL says")
     made.add_argument("--device", default="cpu", help="cpu (default), cuda")
     made.add_argument("--dtype", choices=DTYPES, default="float32")
-    made.add_argument("--impl", help="implementation of the layers, instead of MODEL's")
+    made.add_argument("--impl", help="implementation of the layers (default on a CPU: reference, else the run's)")
     return made
 
 

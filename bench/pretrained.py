@@ -40,14 +40,15 @@ def load_pretrained(
 ) -> Pretrained:
     """The model in ``folder``, cast to ``dtype``, on ``device``.
 
-    tokenizer: name or file, instead of what the folder says. impl: implementation of the layers, instead of that of the run.
+    tokenizer: name or file, instead of what the folder says. impl: of the layers; if not given, on a CPU the reference, which
+    alone runs there, elsewhere what the run was trained with.
 
     Raises:
         CorruptResults: it is the folder of a run that is not a training, or is not done.
         CorruptCheckpoint, CheckpointError: there are no weights, or they cannot be read, or their training context is not said.
         DataError: there is no such tokenizer, or the folder says none, or it is not the model's.
     """
-    held = read_model(folder, impl)
+    held = read_model(folder, "reference" if impl is None and device == "cpu" else impl)
     if held.train_context is None:
         cure = f"convert it: python -m bench.convert {folder} DST --train-context TOKENS"
         raise CheckpointError(f"{folder} does not say at which context it was trained; {cure}")

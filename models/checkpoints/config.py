@@ -33,7 +33,7 @@ def values(config: Config, kinds: Mapping[str, Kind]) -> dict[str, Any]:
         raise CheckpointError(f"the config lacks {', '.join(missing)}")
     if wrong := [f"{key} {config[key]!r}{_wanted(kind)}" for key, kind in kinds.items() if not _is(config[key], kind)]:
         raise CheckpointError(f"the config has {'; '.join(wrong)}")
-    return {key: config[key] for key in kinds}
+    return {key: float(config[key]) if kind is float else config[key] for key, kind in kinds.items()}
 
 
 def _is(value: object, kind: Kind) -> bool:

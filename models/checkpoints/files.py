@@ -7,6 +7,7 @@ config.json + model.safetensors | pytorch_model.bin | <one>.safetensors, .bin or
 import importlib
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -115,7 +116,7 @@ def read_saved(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} cannot be read: more than tensors is in it, code that would run: {_said(error)}"
+            f"{path} cannot be read: more than tensors is in it, code that would run{_said(error)}"
         ) from error
     except (OSError, BadZipFile, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error})") from error
@@ -132,11 +133,13 @@ def _check_archive(path: Path) -> None:
 
 
 def _said(error: Exception) -> str:
-    """What torch says of an object that it does not load, without its advice to load it all the same."""
-    return next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "a pickle")
+    """The name that torch refuses to look up, without its advice how to have it looked up all the same."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return f" ({found[1]})" if found else ""
 
 
 def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """config.json and model.safetensors, whose metadata is what Hugging Face's loader asks for."""
-    optional("safetensors.torch").save_file(dict(tensors), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    optional("safetensors.torch").save_file(dict(tensors), folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets only its writer read it

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from models.checkpoints.architecture import Architecture, Checkpoint, expect
-from models.checkpoints.config import Config, refuse, values
+from models.checkpoints.config import CheckpointError, Config, refuse, values
 from models.checkpoints.places import Names, Place
 from models.lm import LM
 from models.mamba import Mamba
@@ -64,8 +64,8 @@ _FIXED_2: dict[str, tuple[object, str]] = {
 
 
 def claims(config: Config) -> bool:
-    """By the keys that it cannot do without."""
-    return "d_model" in config and "n_layer" in config
+    """By the keys that it cannot do without, or as what transformers made of one."""
+    return {"d_model", "n_layer"} <= config.keys() or config.get("model_type") in ("mamba", "mamba2")
 
 
 def architecture(config: Config) -> Architecture:
@@ -73,6 +73,10 @@ def architecture(config: Config) -> Architecture:
 
     ``norm_epsilon`` is a key of ours, for models whose norms have another eps than theirs: their own code refuses it.
     """
+    if "d_model" not in config:
+        raise CheckpointError(
+            "this is transformers' variant of a Mamba (its name ends in -hf); take the original, of state-spaces"
+        )
     config = {"pad_vocab_size_multiple": 8, "tie_embeddings": True, "norm_epsilon": _EPS, "ssm_cfg": {}, **config}
     kinds = {"d_model": int, "n_layer": int, "vocab_size": int, "pad_vocab_size_multiple": int, "tie_embeddings": bool}
     found = values(config, {**kinds, "norm_epsilon": float, "ssm_cfg": dict})

@@ -171,12 +171,15 @@ def _objects(path: Path) -> Iterator[object]:
         unpacker = msgpack.Unpacker(
             file, max_buffer_size=size, max_str_len=1024, max_array_len=64, max_map_len=0, max_ext_len=0, max_bin_len=size
         )
+        end = 0
         try:
-            yield from unpacker
+            for found in unpacker:
+                end = unpacker.tell()
+                yield found
         except (msgpack.UnpackException, ValueError) as error:
-            raise CheckpointError(f"{path} is damaged after byte {unpacker.tell()} ({_said(error)})") from error
-        if unpacker.tell() != size:
-            raise CheckpointError(f"{path} is truncated: what begins at byte {unpacker.tell()} of {size} has no end")
+            raise CheckpointError(f"{path} is damaged after byte {end} ({_said(error)})") from error
+        if end != size:
+            raise CheckpointError(f"{path} is truncated: what begins at byte {end} of {size} has no end")
 
 
 def _array(packed: bytes, where: str) -> Tensor:
@@ -185,13 +188,13 @@ def _array(packed: bytes, where: str) -> Tensor:
     try:
         code, content = msgpack.unpackb(packed, ext_hook=lambda code, data: (code, data), **limits)
         shape, dtype, data = msgpack.unpackb(content, **limits)
-        claimed = math.prod(shape) * _DTYPES[dtype].itemsize
+        axes, kind = torch.Size(shape), _DTYPES[dtype]
     except (msgpack.UnpackException, LookupError, TypeError, ValueError) as error:
         cause = f"{_said(error)}; an array over 1 GiB, which flax cuts into pieces, is not read"
         raise CheckpointError(f"{where} is no array of floats ({cause})") from error
-    if code != 1 or not data or len(data) != claimed or min(shape) < 1:
+    if code != 1 or not data or len(data) != math.prod(axes) * kind.itemsize or min(axes) < 1:
         raise CheckpointError(f"{where} is no whole array: extension {code}, {dtype} {shape}, {len(data)} bytes")
-    return torch.frombuffer(bytearray(data), dtype=_DTYPES[dtype]).view(shape)
+    return torch.frombuffer(bytearray(data), dtype=kind).view(axes)
 
 
 def _said(error: Exception) -> str:
