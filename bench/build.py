@@ -6,10 +6,10 @@ from functools import cached_property
 from typing import cast
 
 import torch
-from hydra.utils import instantiate
 
 from bench.budget import BudgetError, Plan, plan, solve_linear
 from bench.config import ModelConfig, RunConfig, SizeConfig
+from models.checkpoints.architecture import Architecture
 from models.cost import Convention
 from models.lm import LM
 from models.mixer import Size
@@ -24,7 +24,7 @@ def size_of(size: SizeConfig, model: ModelConfig) -> Size:
 
 def build_lm(model: ModelConfig, size: Size, vocab: int) -> LM:
     """A language model with random weights, in float32 on torch's current default device."""
-    return LM(vocab, size, [instantiate(branch) for branch in model.layer])
+    return Architecture(vocab, size, model.layer).build()
 
 
 def sketch_lm(model: ModelConfig, size: Size, vocab: int) -> LM:

@@ -9,12 +9,14 @@ from bench.run import NotTrained
 from bench.train import CorruptCheckpoint, Diverged
 from kernels.check import CheckFailed
 from kernels.op import MissingImplementation
+from models.checkpoints.config import CheckpointError
 from models.mixer import SizeError
 
 EXPECTED = (
     BudgetError,
     Busy,
     CheckFailed,
+    CheckpointError,
     ConfigError,
     CorruptCheckpoint,
     CorruptResults,

@@ -7,14 +7,12 @@ so that a checkpoint is all that a resumed run needs.
 
 import math
 import os
-import pickle
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 import torch
 from jaxtyping import Int
@@ -24,6 +22,8 @@ from bench.budget import Plan
 from bench.config import OptimConfig, TrainConfig
 from bench.data.batches import TrainBatches
 from bench.hardware import begin_peak, peak_bytes
+from models.checkpoints.config import CheckpointError
+from models.checkpoints.files import read_saved
 from models.lm import LM
 
 Curve = list[tuple[int, float]]
@@ -198,18 +198,10 @@ def load(path: Path) -> dict[str, Any]:
         CorruptCheckpoint: it is missing, truncated or damaged, or not a file of tensors.
     """
     try:
-        _compare_checksums(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, BadZipFile, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        return read_saved(path)
+    except CheckpointError as error:
         cure = f"delete the folder {path.parent}, and its training starts anew"
-        raise CorruptCheckpoint(f"{path} cannot be read ({error}); {cure}") from error
-
-
-def _compare_checksums(path: Path) -> None:
-    """Raises BadZipFile where a tensor was damaged, which torch.load would not notice."""
-    with ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise BadZipFile(f"{damaged} in it is damaged")
+        raise CorruptCheckpoint(f"{error}; {cure}") from error
 
 
 def _resume(lm: LM, optimizer: torch.optim.AdamW, checkpoint: Path) -> tuple[int, Log]:

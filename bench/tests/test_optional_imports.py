@@ -9,6 +9,7 @@ CODE = """
 import importlib, pkgutil, sys
 
 OPTIONAL = ("triton", "wandb", "lm_eval", "mamba_ssm", "causal_conv1d", "flash_attn", "fla", "IPython")
+OPTIONAL += ("safetensors", "msgpack")
 for name in OPTIONAL:
     sys.modules[name] = None  # importing it now fails as it does where it is not installed
 
