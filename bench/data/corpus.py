@@ -40,10 +40,15 @@ def load_documents(path: Path | str, files: Sequence[str], tokenizer: Tokenizer)
     Raises:
         DataError: unknown corpus, no or missing file, broken .xz file, text that is empty or not UTF-8.
     """
+    return [Document(name, tokenizer.encode(text), len(text.encode("utf-8"))) for name, text in read_texts(path, files)]
+
+
+def read_texts(path: Path | str, files: Sequence[str]) -> list[tuple[str, str]]:
+    """Name and text of each of these files; errors as of ``load_documents``."""
     folder = _resolve(path)
     if not files:
         raise DataError(f"no file of {folder} is named; list some in data.train and data.heldout: {_listing(folder)}")
-    return [_load(folder, file, tokenizer) for file in files]
+    return [_load(folder, file) for file in files]
 
 
 def _resolve(path: Path | str) -> Path:
@@ -65,14 +70,14 @@ def _listing(folder: Path) -> str:
     return ", ".join(_texts(folder)) or "it holds no .txt or .txt.xz file"
 
 
-def _load(folder: Path, file: str, tokenizer: Tokenizer) -> Document:
+def _load(folder: Path, file: str) -> tuple[str, str]:
     suffix = next((suffix for suffix in SUFFIXES if file.endswith(suffix)), None)
     if suffix is None or not (folder / file).is_file():
         raise DataError(f"no text '{file}' in {folder}; name one of its .txt or .txt.xz files: {_listing(folder)}")
     text = _read(folder / file)
     if not text.strip():
         raise DataError(f"{folder / file} is empty; fill it or take it out of data.train and data.heldout")
-    return Document(file.removesuffix(suffix), tokenizer.encode(text), len(text.encode("utf-8")))
+    return file.removesuffix(suffix), text
 
 
 def _read(file: Path) -> str:
