@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.config import ConfigError
 from bench.figures.data import Data
 from bench.figures.fairness_card import card_text
-from bench.figures.index import FIGURES, KERNEL_FIGURES, draw_all
+from bench.figures.index import FIGURES, KERNEL_FIGURES, RECALL_FIGURES, draw_all
 from bench.results import PUBLISHED, ROOT, CorruptResults, Run, read_runs
 from bench.tier import Tier, load_tier
 
@@ -35,7 +35,12 @@ def main() -> int:
         return 2
     out = words.out or ROOT / "results" / "figures" / tier.name
     kinds = {run.experiment.modelless for run in tier.runs}
-    figures = {**(FIGURES if False in kinds else {}), **(KERNEL_FIGURES if True in kinds else {})}
+    recalls = any(run.experiment.name == "recall" for run in tier.runs)
+    figures = {
+        **(FIGURES if False in kinds else {}),
+        **(KERNEL_FIGURES if True in kinds else {}),
+        **(RECALL_FIGURES if recalls else {}),
+    }
     status = draw_all(runs, out, tier.name, tier.models, figures=figures)
     if False in kinds:
         print(card_text(Data(tuple(runs), tier.models, tier.name)))
