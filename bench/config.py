@@ -152,7 +152,8 @@ class ExperimentConfig:
     """conf/experiment: what is measured.
 
     trains: makes a trained model. trained: needs one. timing: measures time, so it runs alone, and its identity covers the
-    device and the versions. modelless: measures operations, so what makes a model is no part of its identity.
+    device and the versions. modelless: measures operations, so what makes a model is no part of its identity. extra: the group
+    of optional dependencies that it needs (pyproject.toml).
     """
 
     name: str = MISSING
@@ -160,6 +161,7 @@ class ExperimentConfig:
     trained: bool = False
     timing: bool = False
     modelless: bool = False
+    extra: str = ""
     measure: Any = MISSING
 
 
@@ -186,7 +188,7 @@ class RunConfig:
 UNRECORDED = ("results", "refresh")
 VOLATILE = (
     *(*UNRECORDED, "device.workers", "device.flop_rate", "device.peak_rate"),
-    *("train", "optim.searched", "optim.lr_source", "experiment.modelless"),
+    *("train", "optim.searched", "optim.lr_source", "experiment.modelless", "experiment.extra"),
 )
 OF_A_MODEL = ("model", "size", "match", "budget", "data", "optim")
 

@@ -43,9 +43,14 @@ def load_documents(path: Path | str, files: Sequence[str], tokenizer: Tokenizer)
     Raises:
         DataError: unknown corpus, no or missing file, broken .xz file, text that is empty or not UTF-8.
     """
-    if os.fspath(path).startswith(MADE):
+    if is_made(path):
         return [_make(os.fspath(path).removeprefix(MADE), split, tokenizer.vocab) for split in files]
     return [Document(name, tokenizer.encode(text), len(text.encode("utf-8"))) for name, text in read_texts(path, files)]
+
+
+def is_made(path: Path | str) -> bool:
+    """Whether the corpus is made of token ids, not read."""
+    return os.fspath(path).startswith(MADE)
 
 
 def _make(options: str, split: str, vocab: int) -> Document:
@@ -59,15 +64,20 @@ def _make(options: str, split: str, vocab: int) -> Document:
 
 def read_texts(path: Path | str, files: Sequence[str]) -> list[tuple[str, str]]:
     """Name and text of each of these files; errors as of ``load_documents``, and where there is no text."""
-    if os.fspath(path).startswith(MADE):
+    if is_made(path):
         raise DataError(f"data.path={path} is made of token ids, not of text; choose data=austen, or a folder of texts")
-    folder = _resolve(path)
+    folder = folder_of(path)
     if not files:
         raise DataError(f"no file of {folder} is named; list some in data.train and data.heldout: {_listing(folder)}")
     return [_load(folder, file) for file in files]
 
 
-def _resolve(path: Path | str) -> Path:
+def folder_of(path: Path | str) -> Path:
+    """Where a corpus lies.
+
+    Raises:
+        DataError: there is none of that name.
+    """
     known = embedded()
     folder = known.get(os.fspath(path)) or Path(path)
     if not folder.is_dir():
