@@ -136,8 +136,9 @@ class LM(nn.Module):
     def score(
         self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], state: list[State]
     ) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
-        """Of the N targets that are not negative, row after row: the negative log-likelihood (nat), and whether it is the
-        likeliest token; advances ``state`` in place by T tokens, and never holds logits whole.
+        """Negative log-likelihood (nat) of the N targets that are not negative, row after row; whether each is the likeliest.
+
+        Advances ``state`` in place by T tokens; logits are never held whole.
         """
         scored = targets >= 0
         hidden, wanted = self.norm(self._read(tokens, state)[scored]), targets[scored]

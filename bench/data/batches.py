@@ -14,7 +14,6 @@ from jaxtyping import Int64, Integer
 from bench.data import DataError
 from bench.data.corpus import Document
 
-
 # The token between documents; for bytes the byte 0, which plain text does not hold.
 SEPARATOR = 0
 

@@ -57,8 +57,9 @@ def _make(options: str, split: str, vocab: int) -> Document:
     words = re.findall(r"(length|pairs|symbols)=(\d+)(?:,|$)", options)
     if ",".join("=".join(word) for word in words) != options or "length" not in dict(words):
         raise DataError(f"data.path={MADE}{options} is not possible; write it as {MADE}length=64,pairs=4,symbols=16")
-    numbers = {key: int(value) for key, value in words}
-    tokens = mqar.sequences(mqar.Alphabet(vocab, **{k: n for k, n in numbers.items() if k != "length"}), numbers["length"], split)
+    sizes = {key: int(value) for key, value in words}
+    length = sizes.pop("length")
+    tokens = mqar.sequences(mqar.Alphabet(vocab, **sizes), length, split)
     return Document(split, tokens, len(tokens))
 
 

@@ -2,9 +2,10 @@
 
     k1 v1 k2 v2 …  noise  k2 v2 …  noise  k1 v1
 
-Keys, values and noise have alphabets of their own, so that a value is known by its kind and only which one is recalled. Here every
-token is a target in training, not only values that were seen before; so half of the sequences are dense with questions, which teach
-recall, and half are mostly noise, which teach to read over it. (Zoology masks all other targets, and draws noise from all tokens.)
+Keys, values and noise have alphabets of their own, so that a value is known by its kind and only which one is recalled. In
+training every token is a target, not only values that were seen before; so half of the sequences are dense with questions,
+which teach recall, and half are mostly noise, which teach to read over it. (Zoology masks all other targets, and draws noise
+from all tokens.)
 """
 
 from dataclasses import dataclass
@@ -68,8 +69,10 @@ def sequences(alphabet: Alphabet, length: int, split: str) -> UInt[np.ndarray, "
     asked[:, : alphabet.pairs] = np.arange(alphabet.pairs)
     is_pair = rng.random((rows, places)) < np.where(is_dense, 1.0, SPARSE)
     is_pair[:, : alphabet.pairs] = True
-    said = np.where(is_pair[..., None], np.take_along_axis(mapping, asked[..., None], axis=1), alphabet.noise(rng, rows, places, 2))
+    said = np.take_along_axis(mapping, asked[..., None], axis=1)
+    said = np.where(is_pair[..., None], said, alphabet.noise(rng, rows, places, 2)).reshape(rows, -1)
     start = rng.integers(np.where(is_dense, 2, length - 4 * alphabet.pairs), size=(rows, 1))  # noise before the pairs
     place = np.arange(length) - start
-    whole = np.where(place < 0, alphabet.noise(rng, rows, length), np.take_along_axis(said.reshape(rows, -1), place % (2 * places), 1))
+    after = np.take_along_axis(said, place % (2 * places), axis=1)
+    whole = np.where(place < 0, alphabet.noise(rng, rows, length), after)
     return whole.astype(np.uint8 if alphabet.vocab <= 256 else np.uint16).reshape(-1)

@@ -17,7 +17,7 @@ from bench.lm_eval.documents import FIELDS, TASKS
 from bench.results import At, Coordinate, Row
 
 if TYPE_CHECKING:
-    from lm_eval.api.model import LM as Harnessed
+    from lm_eval.api.model import LM
 
 # Ours; any other task is lm-eval's own, whose index takes half a minute to read.
 OURS = ("heldout", *FIELDS)
@@ -80,7 +80,7 @@ class Number:
 
 
 def evaluate(
-    model: "Harnessed",
+    model: "LM",
     tasks: Sequence[str],
     told: Mapping[str, Any],
     *,

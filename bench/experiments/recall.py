@@ -12,7 +12,7 @@ from bench.data.mqar import Alphabet
 from bench.data.recall import NOISE, TASKS, Example, Source
 from bench.data.tokenizer import get_tokenizer
 from bench.lab import Lab
-from bench.results import Row
+from bench.results import Coordinate, Row
 from bench.scoring import score
 
 
@@ -40,8 +40,8 @@ class Recall:
     def measure(self, lab: Lab) -> Iterator[Row]:
         """accuracy at every task, context and depth; a sample is an example: 1 where greedy decoding gives the answer.
 
-        An answer is given exactly if each of its tokens is the likeliest after those before it, so nothing is decoded. Of mqar a
-        sample is the share of its pairs.
+        An answer is given exactly if each of its tokens is the likeliest after those before it, so nothing is decoded. Of
+        mqar a sample is the share of its pairs.
 
         Raises:
             ConfigError: no such task or haystack.
@@ -50,28 +50,28 @@ class Recall:
         source, lm = self._source(lab), lab.trained_lm()
         places = [(task, context) for context in sorted(self.contexts) for task in self.tasks]
         for number, (task, context) in enumerate(places):
-            lab.here = {"task": task, "context": context}
-            depths = [depth for depth in self.depths if not lab.recorder.has("accuracy", task=task, context=context, depth=depth)]
+            here: dict[str, Coordinate] = {"task": task, "context": context}
+            lab.here = here
+            depths = [depth for depth in self.depths if not lab.recorder.has("accuracy", **here, depth=depth)]
             made = [self._example(source, task, context, depth, n) for depth in depths for n in range(self.examples)]
-            rows = max(1, lab.run.device.tokens_at_once // context)
-            scores = score(lm, [(one.context, one.answer) for one in made], rows)
+            scores = score(lm, [(one.context, one.answer) for one in made], max(1, lab.run.device.tokens_at_once // context))
             right = [one.share(found.likeliest) for one, found in zip(made, scores, strict=True)]
             for place, depth in enumerate(depths):
                 samples = right[place * self.examples : (place + 1) * self.examples]
-                at = {"task": task, "context": context, "depth": depth}
-                yield lab.row("accuracy", float(np.mean(samples)), "1", at, samples)
+                yield lab.row("accuracy", float(np.mean(samples)), "1", {**here, "depth": depth}, samples)
             lab.progress((number + 1) / len(places))
 
     def _source(self, lab: Lab) -> Source:
-        wrong = [task for task in self.tasks if task not in TASKS]
-        if wrong or self.haystack not in ("noise", "text"):
-            raise ConfigError(f"recall of {wrong or self.haystack} is not possible; tasks: {', '.join(TASKS)}; haystack: noise, text")
+        if wrong := [task for task in self.tasks if task not in TASKS]:
+            raise ConfigError(f"there is no recall task {', '.join(wrong)}; choose from: {', '.join(TASKS)}")
+        if self.haystack not in ("noise", "text"):
+            raise ConfigError(f"haystack={self.haystack} is not possible; choose from: noise, text")
         tokenizer = get_tokenizer(lab.run.data.tokenizer)
-        text = [document.tokens for document in lab.documents("heldout")] if self.haystack == "text" else [tokenizer.encode(NOISE)]
-        return Source(tokenizer, np.concatenate(text), Alphabet(lab.run.data.vocab, self.pairs, self.symbols))
+        is_text = self.haystack == "text"
+        hay = [document.tokens for document in lab.documents("heldout")] if is_text else [tokenizer.encode(NOISE)]
+        return Source(tokenizer, np.concatenate(hay), Alphabet(lab.run.data.vocab, self.pairs, self.symbols))
 
     def _example(self, source: Source, task: str, context: int, depth: float, number: int) -> Example:
         """The same for every model and seed of training."""
         rng = np.random.default_rng([crc32(task.encode()), context, round(1e6 * depth), number])
         return TASKS[task](source, rng, context, depth)
-

@@ -34,15 +34,11 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     out = words.out or ROOT / "results" / "figures" / tier.name
-    kinds = {run.experiment.modelless for run in tier.runs}
-    recalls = any(run.experiment.name == "recall" for run in tier.runs)
-    figures = {
-        **(FIGURES if False in kinds else {}),
-        **(KERNEL_FIGURES if True in kinds else {}),
-        **(RECALL_FIGURES if recalls else {}),
-    }
-    status = draw_all(runs, out, tier.name, tier.models, figures=figures)
-    if False in kinds:
+    measured = {run.experiment.name for run in tier.runs}
+    every = {**FIGURES, **KERNEL_FIGURES, **RECALL_FIGURES}
+    figures = {name: module for name, module in every.items() if measured.issuperset(module.EXPERIMENTS)}
+    status = draw_all(runs, out, tier.name, tier.models, figures=figures or FIGURES)
+    if "train" in measured:
         print(card_text(Data(tuple(runs), tier.models, tier.name)))
     print(f"figures of {len(runs)} runs: {out}")
     return status

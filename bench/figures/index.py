@@ -50,7 +50,6 @@ FIGURES: Mapping[str, Module] = {
     )
 }
 KERNEL_FIGURES: Mapping[str, Module] = {"kernel_speed": cast("Module", kernel_speed)}
-# Of tiers that measure it: the others have no such rows to miss.
 RECALL_FIGURES: Mapping[str, Module] = {"recall": cast("Module", recall)}
 # Models that a figure should show, where they are not all of the tier's.
 EXPECTED: Mapping[str, Callable[[Data], Sequence[str]]] = {"inner_loss": inner_loss.expected_of, "kernel_speed": lambda _: ()}

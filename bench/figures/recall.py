@@ -108,9 +108,9 @@ def _captions(table: pd.DataFrame, costs: Mapping[str, pd.Series]) -> list[str]:
     depths = ", ".join(f"{depth:g}" for depth in sorted(table.depth.unique()))
     shown = ", ".join(f"{context:,}" for context in panels.trained_to(table))
     first = (
-        f"Share of examples that greedy decoding answers (MQAR: of pairs), {footer.seeds(table)}, {counts.min()} examples at each "
-        f"context, equally many at depths {depths}. Bands: 95 % Wilson intervals over examples. Shaded: beyond the training "
-        f"context ({shown})."
+        f"Share of examples that greedy decoding answers (MQAR: of pairs), {footer.seeds(table)}, {counts.min()} examples at "
+        f"each context, equally many at depths {depths}. Bands: 95 % Wilson intervals over examples. Shaded: beyond the "
+        f"training context ({shown})."
     )
     missing = [words for name, words in (("state", "state_vs_context"), ("step", "decode_latency")) if costs[name].empty]
     second = "State, and mean time of a decode step: of the same model, size and context, with random weights"

@@ -37,7 +37,7 @@ def heldout(path: str | None = None, texts: Sequence[str] = (), **_: object) -> 
         data = from_record(read_run(Path(path)).config).data
         read = read_texts(data.path, data.heldout)
     else:
-        raise DataError("no text to read: give path=RUN_FOLDER, or --metadata '{\"texts\": [\"a.txt\"]}'")
+        raise DataError('no text to read: give path=RUN_FOLDER, or --metadata \'{"texts": ["a.txt"]}\'')
     return _dataset([{"name": name, "text": text} for name, text in read])
 
 
@@ -58,7 +58,7 @@ def _rows(task: str, file: str | None) -> "Mapping[str, Dataset]":
         DataError: no or another file.
     """
     if file is None:
-        cure = f"experiment.measure.{task}=FILE, or on lm-eval's command line --metadata '{{\"{task}\": \"FILE\"}}'"
+        cure = f'experiment.measure.{task}=FILE, or on lm-eval\'s command line --metadata \'{{"{task}": "FILE"}}\''
         raise DataError(f"task {task} reads a file of yours with fields {', '.join(FIELDS[task])}: give {cure}")
     path = Path(file)
     if not path.is_file():
@@ -71,11 +71,13 @@ def _rows(task: str, file: str | None) -> "Mapping[str, Dataset]":
 
 
 def _lines(path: Path) -> Iterator[Any]:
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
         try:
-            yield json.loads(line)
+            yield from [json.loads(line)] if line.strip() else []
         except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number} is not JSON ({error}); give a JSON object a line, or a .arrow file") from error
+            raise DataError(
+                f"{path}, line {number} is not JSON ({error}); give a JSON object a line, or a .arrow file"
+            ) from error
 
 
 def _arrow(path: Path) -> Iterator[Any]:

@@ -117,7 +117,9 @@ class BenchLM(TemplateLM):
             return len(tokens) >= most[index] or tokens[-1] == self.prefix or any(stop in text for stop in stops[index])
 
         written = generate(self.model.lm, contexts, max(most, default=0), has_ended, self.batch_size)
-        texts = [postprocess_generated_text(self._decode(tokens), stop, None) for tokens, stop in zip(written, stops, strict=True)]
+        texts = [
+            postprocess_generated_text(self._decode(tokens), stop, None) for tokens, stop in zip(written, stops, strict=True)
+        ]
         for request, text in zip(requests, texts, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, text)
         return texts
