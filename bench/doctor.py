@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 from bench.config import CONF, ConfigError, RunConfig, compose_runs
 from bench.data import DataError
-from bench.data.corpus import folder_of
+from bench.data.corpus import folder_of, is_made
 from bench.results import ROOT
 from bench.tier import tier_jobs, tier_names
 
@@ -145,7 +145,7 @@ def _lacks(run: RunConfig, known: Sequence[Finding]) -> Iterator[tuple[str, str]
             yield f"a {one.name} device", one.cure
         if one.status != "ok" and one.name.endswith(f" {run.model.impl} {run.device.type}") and not run.experiment.modelless:
             yield one.name, one.cure
-    if run.experiment.trains:
+    if run.experiment.trains and not is_made(run.data.path):
         try:
             folder_of(run.data.path)
         except DataError as error:

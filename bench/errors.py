@@ -3,6 +3,7 @@
 from bench.budget import BudgetError
 from bench.config import ConfigError
 from bench.data import DataError
+from bench.extras import MissingPackage
 from bench.hardware import NoDevice
 from bench.results import Busy, CorruptResults
 from bench.run import NotTrained
@@ -23,6 +24,7 @@ EXPECTED = (
     DataError,
     Diverged,
     MissingImplementation,
+    MissingPackage,
     NoDevice,
     NotTrained,
     SizeError,

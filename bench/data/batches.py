@@ -14,11 +14,14 @@ from jaxtyping import Int64, Integer
 from bench.data import DataError
 from bench.data.corpus import Document
 
+# The token between documents; for bytes the byte 0, which plain text does not hold.
+SEPARATOR = 0
+
 
 class TrainBatches:
     """All documents as one stream, ``separator`` between them, cut to windows of ``context`` inputs, shuffled anew each epoch.
 
-    The separator is one token, for bytes the byte 0, which plain text does not hold. Window k covers
+    Window k covers
     ``stream[k * context : k * context + context + 1]``: neighbours share a token, so each token but the first is a target
     once an epoch, save at most ``context - 1`` at the end of the stream that fill no window.
 
@@ -26,7 +29,7 @@ class TrainBatches:
         DataError: the stream is shorter than one window.
     """
 
-    def __init__(self, documents: Sequence[Document], context: int, seed: int, separator: int = 0) -> None:
+    def __init__(self, documents: Sequence[Document], context: int, seed: int, separator: int = SEPARATOR) -> None:
         _check(documents, context=context)
         self._stream = _pack(documents, separator)
         self._context, self._seed = context, seed

@@ -30,6 +30,12 @@ SMALL = {
         "experiment.measure.sampling={least:2,most:3,seconds:0.01}",
     ],
     "train_speed": ["experiment.measure.context=24", "experiment.measure.batch=2", "experiment.measure.steps=3"],
+    "recall": [
+        "experiment.measure.tasks=[mqar,needle]",
+        "experiment.measure.contexts=[100,150]",
+        "experiment.measure.depths=[0.0,1.0]",
+        "experiment.measure.examples=2",
+    ],
     "decode_latency": ["experiment.measure.contexts=[16,40]", "experiment.measure.steps=16"],
 }
 
