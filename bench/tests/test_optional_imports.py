@@ -8,8 +8,8 @@ from bench.results import ROOT
 CODE = """
 import importlib, pkgutil, sys
 
-OPTIONAL = ("triton", "wandb", "lm_eval", "mamba_ssm", "causal_conv1d", "flash_attn", "fla", "IPython", "datasets", "transformers")
-OPTIONAL += ("safetensors", "msgpack")
+OPTIONAL = ("triton", "wandb", "lm_eval", "mamba_ssm", "causal_conv1d", "flash_attn", "fla", "IPython", "datasets")
+OPTIONAL += ("transformers", "safetensors", "msgpack")
 for name in OPTIONAL:
     sys.modules[name] = None  # importing it now fails as it does where it is not installed
 
