@@ -7,6 +7,7 @@ import torch
 
 from bench.build import build_lm, prepare
 from bench.config import from_record
+from bench.data.corpus import TRAINED
 from bench.data.tokenizer import Tokenizer, get_tokenizer
 from bench.results import CorruptResults, read_run
 from bench.train import load
@@ -36,4 +37,5 @@ def load_pretrained(folder: Path, dtype: torch.dtype = torch.float32, device: st
     config = from_record(run.config)
     lm = build_lm(config.model, prepare(config).size, config.data.vocab).to(device).cast(dtype)
     lm.load_state_dict(load(folder / "weights.pt")["model"])
-    return Pretrained(run.manifest.run_id, lm.eval(), get_tokenizer(config.data.tokenizer), config.optim.train_context)
+    tokenizer = get_tokenizer(config.data.tokenizer, folder / TRAINED)
+    return Pretrained(run.manifest.run_id, lm.eval(), tokenizer, config.optim.train_context)

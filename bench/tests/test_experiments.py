@@ -14,8 +14,8 @@ import torch
 from bench.build import build_lm, prepare
 from bench.config import ConfigError, RunConfig, training
 from bench.data.batches import context_windows
-from bench.data.corpus import Document, load_documents
-from bench.data.tokenizer import get_tokenizer
+from bench.data.prepare import prepare as prepare_corpus
+from bench.data.shards import Document
 from bench.experiments.inner_loss import inner_losses
 from bench.results import ROOT, Row, Run, read_run, read_runs
 from bench.run import describe, execute
@@ -49,7 +49,7 @@ def trained(run: RunConfig) -> LM:
 
 
 def heldout(run: RunConfig) -> list[Document]:
-    return load_documents(run.data.path, run.data.heldout, get_tokenizer(run.data.tokenizer))
+    return prepare_corpus(run.data).documents("heldout")
 
 
 def brute_force(lm: LM, tokens: np.ndarray) -> np.ndarray:

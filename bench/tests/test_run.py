@@ -111,7 +111,7 @@ def test_a_divergence_leaves_a_status_a_cause_and_a_row_and_is_not_repeated(tmp_
 
 def test_a_divergence_in_the_last_step_is_one_too(tmp_path: Path) -> None:
     run = micro_run(tmp_path, "train", "optim.lr=1e30", "budget.flops=8.35e6")
-    with pytest.raises(Diverged, match=r"held-out loss was nan.*lower optim\.lr"):
+    with pytest.raises(Diverged, match=r"heldout loss was nan.*lower optim\.lr"):
         execute(run)
     assert result(run).manifest.status == "diverged"
 

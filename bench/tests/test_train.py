@@ -17,7 +17,7 @@ from bench.budget import Plan, plan
 from bench.build import build_lm
 from bench.config import OptimConfig, TrainConfig, compose_run
 from bench.data.batches import TrainBatches
-from bench.data.corpus import Document
+from bench.data.shards import Stream
 from bench.results import ROOT
 from bench.tests.micro import MODELS
 from bench.train import (
@@ -59,7 +59,7 @@ def steps_of(steps: int) -> Plan:
 def periodic() -> TrainBatches:
     """1 2 1 3 1 4 …: what follows 1 only the token before it tells."""
     tokens = np.array([1, 2, 1, 3, 1, 4] * 400, dtype=np.uint8)
-    return TrainBatches([Document("periodic", tokens, len(tokens))], CONTEXT, seed=0)
+    return TrainBatches(Stream([tokens]), CONTEXT, seed=0)
 
 
 def new_lm(model: str, seed: int = 0, layers: int = 1) -> LM:
