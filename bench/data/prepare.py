@@ -77,16 +77,19 @@ def prepare(data: DataConfig, *, processes: int | None = None, progress: Progres
 
 def check(corpus: Corpus, data: DataConfig) -> None:
     """Raises DataError where the corpus is not what ``data`` demands."""
-    vocab = corpus.index.vocab
-    if vocab != data.vocab:
-        raise DataError(f"data.tokenizer={data.tokenizer} has {vocab} ids: set data.vocab={vocab} instead of {data.vocab}")
+    _check_vocab(corpus.index.vocab, data)
     over = {name: share for name, share in corpus.index.overlap.items() if share > data.max_overlap}
     if over:
         named = ", ".join(f"'{name}' ({share:.0%})" for name, share in sorted(over.items(), key=lambda one: -one[1]))
         raise DataError(
-            f"held-out documents with more than {data.max_overlap:.0%} of their sentences in the training text: {named}; take them "
-            "out of data.heldout, or what holds them out of data.train, or raise data.max_overlap"
+            f"held-out documents with more than {data.max_overlap:.0%} of their sentences in the training text: {named}; take "
+            "them out of data.heldout, or what holds them out of data.train, or raise data.max_overlap"
         )
+
+
+def _check_vocab(found: int, data: DataConfig) -> None:
+    if found != data.vocab:
+        raise DataError(f"data.tokenizer={data.tokenizer} has {found} ids: set data.vocab={found} instead of {data.vocab}")
 
 
 def _make(data: DataConfig, folder: Path, processes: int, progress: Progress) -> None:
@@ -94,6 +97,7 @@ def _make(data: DataConfig, folder: Path, processes: int, progress: Progress) ->
         left.unlink()
     trained = _trained(data, folder, progress)
     tokenizer = get_tokenizer(data.tokenizer, trained)
+    _check_vocab(tokenizer.vocab, data)
     write = _Writer(folder, data.tokenizer, trained, processes, progress)
     heldout = write.all(read(data, ["heldout"]), None)
     known = np.unique(np.concatenate([np.array([], "<u8"), *(shard.sentences() for shard in heldout["heldout"])]))

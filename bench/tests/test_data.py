@@ -1,4 +1,4 @@
-"""The embedded corpus is whole and its split disjoint; batches are a function of their number; held-out tokens are scored once."""
+"""The embedded corpus is whole and apart; batches are a function of their number; every held-out token is scored once."""
 
 from collections import Counter
 

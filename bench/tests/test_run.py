@@ -50,6 +50,14 @@ def test_a_done_run_is_not_touched_again(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_a_model_is_not_measured_on_other_data_than_it_was_trained_on(tmp_path: Path) -> None:
+    execute(micro_run(tmp_path, "train"))
+    text = tmp_path / "corpus" / "train.txt"
+    text.write_text(text.read_text()[::-1])
+    with pytest.raises(DataError, match=r"content of data=austen is not what the model was trained on; restore it, or delete"):
+        execute(micro_run(tmp_path, "perplexity_by_context"))
+
+
 def test_the_same_run_gives_the_same_numbers_and_another_seed_others(tmp_path: Path) -> None:
     values = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
