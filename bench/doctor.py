@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 from bench.config import CONF, ConfigError, RunConfig, compose_runs
 from bench.data import DataError
-from bench.data.corpus import folder_of, is_made
+from bench.data.sources import check_here
 from bench.results import ROOT
 from bench.tier import tier_jobs, tier_names
 
@@ -145,9 +145,9 @@ def _lacks(run: RunConfig, known: Sequence[Finding]) -> Iterator[tuple[str, str]
             yield f"a {one.name} device", one.cure
         if one.status != "ok" and one.name.endswith(f" {run.model.impl} {run.device.type}") and not run.experiment.modelless:
             yield one.name, one.cure
-    if run.experiment.trains and not is_made(run.data.path):
+    if run.experiment.trains:
         try:
-            folder_of(run.data.path)
+            check_here(run.data)
         except DataError as error:
             yield f"data={run.data.name}", str(error)
 

@@ -8,6 +8,7 @@ import torch
 from bench.build import prepare
 from bench.config import from_record
 from bench.data import DataError
+from bench.data.corpus import TRAINED
 from bench.data.tokenizer import Tokenizer, get_tokenizer
 from bench.results import CorruptResults, read_run
 from bench.train import load
@@ -17,7 +18,7 @@ from models.checkpoints.config import CheckpointError
 from models.lm import LM
 
 # What a tokenizer's file is called beside foreign weights.
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+TOKENIZER_FILES = (TRAINED, "tokenizer.model")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def _of_run(folder: Path, impl: str | None) -> Checkpoint:
     config = from_record(run.config)
     about = Architecture(config.data.vocab, prepare(config).size, config.model.layer)
     lm = assemble(about, ours.places, load(folder / "weights.pt")["model"], impl)
-    return Checkpoint(about, lm, "a training run", config.data.tokenizer, config.optim.train_context)
+    tokenizer = TRAINED if (folder / TRAINED).exists() else config.data.tokenizer
+    return Checkpoint(about, lm, "a training run", tokenizer, config.optim.train_context)
 
 
 def tokenizer_file(path: Path, name: str | None) -> Path | None:

@@ -8,6 +8,7 @@ which teach recall, and half are mostly noise, which teach to read over it. (Zoo
 from all tokens.)
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,10 @@ from jaxtyping import Int64, UInt
 
 from bench.data import DataError
 
+# Raised where the same options would give other sequences.
+VERSION = 1
+# Token ids are those of ASCII, so that a sequence is a text, of which the tokenizer ``bytes`` gives the ids back.
+IDS = 128
 # Share of the places that hold a question, in the half that is mostly noise.
 SPARSE = 0.3
 # Of each split: its seed, and how many sequences it has.
@@ -23,20 +28,19 @@ SPLITS = {"train": (1, 65_536), "heldout": (2, 256)}
 
 @dataclass(frozen=True)
 class Alphabet:
-    """``symbols`` keys, as many values, and noise: of ``vocab`` ids, from 1 on (0 separates documents).
+    """``symbols`` keys, as many values, and noise: ids from 1 on (0 separates documents) and below IDS.
 
     Raises:
         DataError: the sizes do not fit one another.
     """
 
-    vocab: int = 256
     pairs: int = 4
     symbols: int = 16
 
     def __post_init__(self) -> None:
-        if not 1 <= self.pairs <= self.symbols or 2 * self.symbols + 2 > self.vocab:
+        if not 1 <= self.pairs <= self.symbols or 2 * self.symbols + 2 > IDS:
             raise DataError(
-                f"mqar: {self.pairs} pairs of {self.symbols} keys do not go into {self.vocab} tokens; "
+                f"mqar: {self.pairs} pairs of {self.symbols} keys do not go into {IDS} tokens; "
                 "there must be 1 pair or more, as many keys, and twice as many tokens and 2"
             )
 
@@ -48,7 +52,21 @@ class Alphabet:
 
     def noise(self, rng: np.random.Generator, *shape: int) -> Int64[np.ndarray, "..."]:
         """Tokens that are neither keys nor values."""
-        return rng.integers(2 * self.symbols + 1, self.vocab, size=shape)
+        return rng.integers(2 * self.symbols + 1, IDS, size=shape)
+
+
+def text(options: str, split: str) -> str:
+    """The sequences of a split as characters of ASCII; options: ``length=64,pairs=4,symbols=16``, the latter two if wanted.
+
+    Raises:
+        DataError: the options are not possible, or as of ``sequences``.
+    """
+    words = re.findall(r"(length|pairs|symbols)=(\d+)(?:,|$)", options)
+    if ",".join("=".join(word) for word in words) != options or "length" not in dict(words):
+        raise DataError(f"data.path=mqar:{options} is not possible; write it as mqar:length=64,pairs=4,symbols=16")
+    sizes = {key: int(value) for key, value in words}
+    length = sizes.pop("length")
+    return sequences(Alphabet(**sizes), length, split).tobytes().decode("ascii")
 
 
 def sequences(alphabet: Alphabet, length: int, split: str) -> UInt[np.ndarray, " T"]:
@@ -75,4 +93,4 @@ def sequences(alphabet: Alphabet, length: int, split: str) -> UInt[np.ndarray, "
     place = np.arange(length) - start
     after = np.take_along_axis(said, place % (2 * places), axis=1)
     whole = np.where(place < 0, alphabet.noise(rng, rows, length), after)
-    return whole.astype(np.uint8 if alphabet.vocab <= 256 else np.uint16).reshape(-1)
+    return whole.astype(np.uint8).reshape(-1)

@@ -10,7 +10,6 @@ from bench.build import Prepared
 from bench.config import ConfigError
 from bench.data.mqar import Alphabet
 from bench.data.recall import NOISE, TASKS, Example, Source
-from bench.data.tokenizer import get_tokenizer
 from bench.lab import Lab
 from bench.results import Coordinate, Row
 from bench.scoring import score
@@ -66,10 +65,10 @@ class Recall:
             raise ConfigError(f"there is no recall task {', '.join(wrong)}; choose from: {', '.join(TASKS)}")
         if self.haystack not in ("noise", "text"):
             raise ConfigError(f"haystack={self.haystack} is not possible; choose from: noise, text")
-        tokenizer = get_tokenizer(lab.run.data.tokenizer)
+        tokenizer = lab.corpus.tokenizer
         is_text = self.haystack == "text"
         hay = [document.tokens for document in lab.documents("heldout")] if is_text else [tokenizer.encode(NOISE)]
-        return Source(tokenizer, np.concatenate(hay), Alphabet(lab.run.data.vocab, self.pairs, self.symbols))
+        return Source(tokenizer, np.concatenate(hay), Alphabet(self.pairs, self.symbols))
 
     def _example(self, source: Source, task: str, context: int, depth: float, number: int) -> Example:
         """The same for every model and seed of training."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.config import from_record
 from bench.data import DataError
-from bench.data.corpus import read_texts
+from bench.data.sources import read
+from bench.data.text import read_file
 from bench.results import read_run
 
 if TYPE_CHECKING:
@@ -25,20 +26,19 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 
 
 def heldout(path: str | None = None, texts: Sequence[str] = (), **_: object) -> "Mapping[str, Dataset]":
-    """The texts ``texts`` (.txt or .txt.xz), or else those that the training run in the folder ``path`` held out.
+    """The documents of the files ``texts``, or else those that the training run in the folder ``path`` held out.
 
     Raises:
         CorruptResults: ``path`` is no folder of a run.
         DataError: neither is given, or a text cannot be read.
     """
     if texts:
-        read = [found for text in texts for found in read_texts(Path(text).parent, [Path(text).name])]
+        found = [one for text in texts for one in read_file(Path(text))]
     elif path is not None:
-        data = from_record(read_run(Path(path)).config).data
-        read = read_texts(data.path, data.heldout)
+        found = [one for _, one in read(from_record(read_run(Path(path)).config).data, ["heldout"])]
     else:
         raise DataError('no text to read: give path=RUN_FOLDER, or --metadata \'{"texts": ["a.txt"]}\'')
-    return _dataset([{"name": name, "text": text} for name, text in read])
+    return _dataset([{"name": one.id, "text": one.text} for one in found])
 
 
 def lambada(lambada: str | None = None, **_: object) -> "Mapping[str, Dataset]":

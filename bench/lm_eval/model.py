@@ -18,7 +18,6 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 
 from bench.build import DTYPES
 from bench.config import ConfigError
-from bench.data.batches import SEPARATOR
 from bench.hardware import device_name
 from bench.pretrained import Pretrained, load_pretrained
 from bench.scoring import generate, score
@@ -35,8 +34,7 @@ class BenchLM(TemplateLM):
     """path: folder of a trained model (bench.pretrained), or the model. batch_size: sequences at once, which changes no score.
 
     max_length: tokens that a model reads at most, by default its training context. prefix_token: what stands before a text,
-    by default the separator that stood between documents in training; the end of a text, too, in generation. dtype: what
-    it computes in.
+    by default what did in training, BOS or the end of the document before. dtype: what it computes in.
 
     Raises:
         ConfigError: an argument is not possible.
@@ -51,7 +49,7 @@ class BenchLM(TemplateLM):
         device: str = "cpu",
         dtype: str = "float32",
         max_length: int | None = None,
-        prefix_token: int = SEPARATOR,
+        prefix_token: int | None = None,
     ) -> None:
         super().__init__()
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
@@ -60,12 +58,13 @@ class BenchLM(TemplateLM):
             raise ConfigError(f"dtype={dtype} is not possible; choose from: {', '.join(DTYPES)}")
         device_name(torch.device(device).type)
         self.model = path if isinstance(path, Pretrained) else load_pretrained(Path(path), DTYPES[dtype], device)
-        self.batch_size, self.prefix = int(batch_size), prefix_token
+        self.batch_size, before = int(batch_size), self.model.tokenizer.bos
+        self.prefix = next(token for token in (prefix_token, before, self.model.tokenizer.eos) if token is not None)
         self.max_length = max_length or self.model.train_context
 
     @property
     def eot_token_id(self) -> int:
-        return self.prefix
+        return self.model.tokenizer.eos
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         return self.model.tokenizer.encode(string).tolist()
@@ -114,7 +113,7 @@ class BenchLM(TemplateLM):
 
         def has_ended(index: int, tokens: Sequence[int]) -> bool:
             text = self._decode(tokens)
-            return len(tokens) >= most[index] or tokens[-1] == self.prefix or any(stop in text for stop in stops[index])
+            return len(tokens) >= most[index] or tokens[-1] == self.eot_token_id or any(stop in text for stop in stops[index])
 
         written = generate(self.model.lm, contexts, max(most, default=0), has_ended, self.batch_size)
         texts = [
@@ -131,5 +130,5 @@ class BenchLM(TemplateLM):
         return np.array(self.tok_encode(text)[-room:] or [self.prefix])
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        ended = bool(tokens) and tokens[-1] == self.prefix
+        ended = bool(tokens) and tokens[-1] == self.eot_token_id
         return self.model.tokenizer.decode(np.array(tokens[:-1] if ended else tokens, dtype=np.int64))

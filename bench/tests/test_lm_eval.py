@@ -12,8 +12,8 @@ import torch
 
 from bench.config import ConfigError
 from bench.data import DataError
-from bench.data.batches import SEPARATOR, heldout_windows
-from bench.data.corpus import Document
+from bench.data.batches import heldout_windows
+from bench.data.shards import Document
 from bench.data.tokenizer import ByteTokenizer
 from bench.evaluate import window_nll
 from bench.experiments.lm_eval import evaluate
@@ -163,7 +163,7 @@ def test_scores_move_neither_with_batch_size_nor_with_order(ours: Any, batch_siz
 def test_a_text_of_whole_windows_has_the_bits_per_byte_of_our_own_row(ours: Any) -> None:
     """The separator before it, and windows that begin where ours do."""
     tokens = ByteTokenizer().encode(text(99, 3))[: 5 * CONTEXT]
-    document = Document("text", np.concatenate(([np.uint8(SEPARATOR)], tokens)), len(tokens))
+    document = Document("text", np.concatenate(([np.uint8(0)], tokens)), len(tokens))
     losses = np.concatenate(list(window_nll(ours.model.lm, heldout_windows([document], CONTEXT), 4096)))
     (value,) = ours.loglikelihood_rolling([request(tokens.tobytes().decode())])
     assert value == pytest.approx(-losses.sum(dtype="float64"), rel=1e-6)

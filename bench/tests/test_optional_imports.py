@@ -9,7 +9,7 @@ CODE = """
 import importlib, pkgutil, sys
 
 OPTIONAL = ("triton", "wandb", "lm_eval", "mamba_ssm", "causal_conv1d", "flash_attn", "fla", "IPython", "datasets")
-OPTIONAL += ("transformers", "safetensors", "msgpack")
+OPTIONAL += ("transformers", "safetensors", "msgpack", "mistral_common", "pyarrow", "sentencepiece", "tokenizers")
 for name in OPTIONAL:
     sys.modules[name] = None  # importing it now fails as it does where it is not installed
 

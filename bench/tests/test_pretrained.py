@@ -9,7 +9,7 @@ import yaml
 from bench.config import ConfigError, from_record, identity, record
 from bench.data import DataError
 from bench.data.batches import heldout_windows
-from bench.data.corpus import load_documents
+from bench.data.prepare import prepare
 from bench.evaluate import window_nll
 from bench.pretrained import load_pretrained
 from bench.results import CorruptResults, read_run
@@ -27,8 +27,7 @@ def test_the_model_of_a_folder_scores_the_held_out_text_as_its_run_did(model: st
     folder = Path(run.results) / "train" / describe(run).run_id
     execute(run)
     loaded = load_pretrained(folder)
-    documents = load_documents(run.data.path, run.data.heldout, loaded.tokenizer)
-    windows = heldout_windows(documents, loaded.train_context)
+    windows = heldout_windows(prepare(run.data).documents("heldout"), loaded.train_context)
     losses = [float(loss.mean(dtype="float64")) for loss in window_nll(loaded.lm, windows, run.device.tokens_at_once)]
     (row,) = [row for row in read_run(folder).rows if row.metric == "nll"]
     assert list(row.samples) == losses

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from bench.data import DataError
-from bench.data.corpus import load_documents
-from bench.data.mqar import SPLITS, Alphabet, sequences
+from bench.data.mqar import SPLITS, Alphabet, sequences, text
 from bench.data.recall import CHAIN, KEYS, NOISE, TASKS, Example, Source
 from bench.data.tokenizer import ByteTokenizer
 from bench.results import read_run
@@ -81,20 +80,20 @@ def test_what_does_not_fit_says_so() -> None:
         with pytest.raises(DataError, match="lengthen it"):
             make(task, 8, 0.5)
     with pytest.raises(DataError, match="9 pairs of 8 keys"):
-        Alphabet(256, pairs=9, symbols=8)
+        Alphabet(pairs=9, symbols=8)
     with pytest.raises(DataError, match="length=64,pairs=4"):
-        load_documents("mqar:pairs=4", ["train"], BYTES)
+        text("pairs=4", "train")
     with pytest.raises(DataError, match="no split 'test'"):
-        load_documents("mqar:length=64", ["test"], BYTES)
+        text("length=64", "test")
     with pytest.raises(DataError, match="no room for 4 pairs"):
-        load_documents("mqar:length=16", ["train"], BYTES)
+        text("length=16", "train")
 
 
 def test_training_sequences_are_windows_that_repeat_their_pairs() -> None:
     alphabet = Alphabet()
-    (document,) = load_documents("mqar:length=64,pairs=4,symbols=16", ["heldout"], BYTES)
-    assert np.array_equal(document.tokens, sequences(alphabet, 64, "heldout"))
-    rows = document.tokens.reshape(SPLITS["heldout"][1], 64)
+    tokens = BYTES.encode(text("length=64,pairs=4,symbols=16", "heldout"))
+    assert np.array_equal(tokens, sequences(alphabet, 64, "heldout"))
+    rows = tokens.reshape(SPLITS["heldout"][1], 64)
     for row in rows:
         keys = np.flatnonzero(row[:-1] <= alphabet.symbols)
         pairs = {(int(row[place]), int(row[place + 1])) for place in keys}
