@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from bench.data import DataError, optional
 
@@ -75,7 +75,7 @@ def _whole(file: Path, _: str) -> Iterator[Text]:
 
 
 def _lines(file: Path, column: str) -> Iterator[Text]:
-    with io.TextIOWrapper(_unpacked(file), encoding="utf-8", newline="\n") as lines:
+    with io.TextIOWrapper(cast("IO[bytes]", _unpacked(file)), encoding="utf-8", newline="\n") as lines:
         yield from texts_of(((f"{file.name}:{n}", _parsed(line, file, n)) for n, line in enumerate(lines, 1)), column)
 
 
