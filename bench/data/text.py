@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench.data import DataError, optional
 
@@ -111,7 +111,7 @@ def _kind(name: str) -> str:
     return Path(_unpacked_name(name)).suffix
 
 
-def _unpacked(file: Path) -> io.BufferedIOBase:
+def _unpacked(file: Path) -> IO[bytes] | gzip.GzipFile:
     match file.suffix:
         case ".gz":
             return gzip.open(file)
