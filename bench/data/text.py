@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from bench.data import DataError, optional
 
@@ -75,7 +75,7 @@ def _whole(file: Path, _: str) -> Iterator[Text]:
 
 
 def _lines(file: Path, column: str) -> Iterator[Text]:
-    with io.TextIOWrapper(cast("IO[bytes]", _unpacked(file)), encoding="utf-8", newline="\n") as lines:
+    with io.TextIOWrapper(_unpacked(file), encoding="utf-8", newline="\n") as lines:
         yield from texts_of(((f"{file.name}:{n}", _parsed(line, file, n)) for n, line in enumerate(lines, 1)), column)
 
 
@@ -111,7 +111,7 @@ def _kind(name: str) -> str:
     return Path(_unpacked_name(name)).suffix
 
 
-def _unpacked(file: Path) -> io.BufferedIOBase:
+def _unpacked(file: Path) -> IO[bytes] | gzip.GzipFile:
     match file.suffix:
         case ".gz":
             return gzip.open(file)
