@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -200,6 +201,21 @@ def ratio_interval(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
     known = min(top.level, bottom.level) >= each
     low, high = (top.low / bottom.high, top.high / bottom.low) if known else (-math.inf, math.inf)
     return Interval(top.value / bottom.value, low, high, min(top.n, bottom.n), "samples", level)
+
+
+def share_interval(samples: ArrayLike, level: float = 0.95) -> Interval:
+    """Mean of independent numbers from 0 to 1, right or wrong, by Wilson's score interval (Brown, Cai and DasGupta 2001).
+
+    It is that of a share, which has the largest variance for its mean: with samples between 0 and 1 it errs on the wide side.
+    ValueError: empty, not finite, not from 0 to 1, level outside (0, 1).
+    """
+    x = _column("samples", samples)
+    if x.min() < 0 or x.max() > 1 or not 0 < level < 1:
+        raise ValueError(f"samples from {x.min()} to {x.max()}, level {level}: use shares from 0 to 1 and a level in (0, 1)")
+    n, mean, z = len(x), float(x.mean()), NormalDist().inv_cdf((1 + level) / 2)
+    middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2)
+    return Interval(mean, max(0.0, middle - half), min(1.0, middle + half), n, "samples", level)
 
 
 def holm(p: Sequence[float]) -> list[float]:

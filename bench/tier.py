@@ -45,20 +45,35 @@ def tier_names() -> list[str]:
 
 
 def tier_file(name: str) -> dict[str, Any]:
-    """What conf/tier says of a tier."""
+    """What conf/tier says of a tier.
+
+    Raises:
+        ConfigError: there is no such tier.
+    """
+    if name not in tier_names():
+        raise ConfigError(f"there is no tier '{name}'; choose from: {', '.join(tier_names())}")
     return dict(yaml.safe_load((CONF / "tier" / f"{name}.yaml").read_text()))
 
 
 def load_tier(name: str, overrides: Sequence[str] = ()) -> Tier:
     """The tier with every cell expanded and ``overrides`` added to each.
 
-    ``seeds=N`` among them stands for seeds 0 .. N - 1, in every cell that does not name its own.
+    Raises:
+        ConfigError: as ``tier_jobs``, or a cell of it is not possible.
+    """
+    runs = compose_runs(tier_jobs(name, overrides))
+    told = tier_file(name)
+    return Tier(name, tuple(told["models"]), tuple(sorted(runs, key=_place)), told["title"], told["about"])
+
+
+def tier_jobs(name: str, overrides: Sequence[str] = ()) -> list[list[str]]:
+    """What ``python -m bench`` would be given for each run of a tier.
+
+    ``seeds=N`` among the overrides stands for seeds 0 .. N - 1, in every cell that does not name its own.
 
     Raises:
-        ConfigError: there is no such tier, or a cell of it is not possible.
+        ConfigError: there is no such tier, or an override is not possible.
     """
-    if name not in tier_names():
-        raise ConfigError(f"there is no tier '{name}'; choose from: {', '.join(tier_names())}")
     seeds = [word.removeprefix("seeds=") for word in overrides if word.startswith("seeds=")]
     others = [word for word in overrides if not word.startswith("seeds=")]
     if not all(word.isdecimal() and int(word) > 0 for word in seeds):
@@ -66,8 +81,7 @@ def load_tier(name: str, overrides: Sequence[str] = ()) -> Tier:
     check_keys(others)
     told = tier_file(name)
     lines = [_merged([*told["common"], *cell.split(), *_seeded(cell, seeds), *others]) for cell in told["cells"]]
-    runs = compose_runs([job for line in lines for job in expand(line)])
-    return Tier(name, tuple(told["models"]), tuple(sorted(runs, key=_place)), told["title"], told["about"])
+    return [job for line in lines for job in expand(line)]
 
 
 def tiers_of(runs: Sequence[Run]) -> list[Tier]:

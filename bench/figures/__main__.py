@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.config import ConfigError
 from bench.figures.data import Data
 from bench.figures.fairness_card import card_text
-from bench.figures.index import draw_all, figures_of
+from bench.figures.index import FIGURES, draw_all, figures_of
 from bench.results import PUBLISHED, ROOT, CorruptResults, Run
 from bench.tier import Tier, load_tier
 
@@ -33,7 +33,7 @@ def main() -> int:
         return 2
     out = words.out or ROOT / "results" / "figures" / tier.name
     figures = figures_of(tier.runs)
-    status = draw_all(runs, out, tier.name, tier.models, figures=figures)
+    status = draw_all(runs, out, tier.name, tier.models, figures=figures or FIGURES)
     if "fairness_card" in figures:
         print(card_text(Data(tuple(runs), tier.models, tier.name)))
     print(f"figures of {len(runs)} runs: {out}")

@@ -20,6 +20,7 @@ from bench.figures import (
     perplexity_by_position,
     perplexity_vs_flops,
     prefill_latency,
+    recall,
     state_vs_context,
     verdicts,
 )
@@ -53,6 +54,7 @@ FIGURES: Mapping[str, Module] = {
 }
 KERNEL_FIGURES: Mapping[str, Module] = {"kernel_speed": cast("Module", kernel_speed)}
 SEARCH_FIGURES: Mapping[str, Module] = {"learning_rates": cast("Module", learning_rates)}
+RECALL_FIGURES: Mapping[str, Module] = {"recall": cast("Module", recall)}
 # Models that a figure should show, where they are not all of the tier's.
 EXPECTED: Mapping[str, Callable[[Data], Sequence[str]]] = {"inner_loss": inner_loss.expected_of, "kernel_speed": lambda _: ()}
 
@@ -62,8 +64,8 @@ def figures_of(runs: Sequence[RunConfig]) -> Mapping[str, Module]:
     measured = {run.experiment.name for run in runs}
     tried = {(*_model_of(run), run.optim.lr) for run in runs if run.experiment.trains}
     is_search = len(tried) > len({place[:-1] for place in tried})
-    every = {**(SEARCH_FIGURES if is_search else FIGURES), **KERNEL_FIGURES}
-    return {name: module for name, module in every.items() if module.EXPERIMENTS[-1] in measured}
+    every = {**(SEARCH_FIGURES if is_search else FIGURES), **KERNEL_FIGURES, **RECALL_FIGURES}
+    return {name: module for name, module in every.items() if measured.issuperset(module.EXPERIMENTS)}
 
 
 def _model_of(run: RunConfig) -> tuple[str, str, str, str, int]:
