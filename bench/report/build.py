@@ -59,8 +59,10 @@ def _facts(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
 
 
 def part_of(tier: Tier, runs: Sequence[Run]) -> Part:
-    """What a tier shows, its figures with their numbers and sources, and what is missing."""
-    data, figures = Data(tuple(runs), tier.models, tier.name), figures_of(tier.runs)
+    """What a tier shows: in brief, its figures with their numbers and sources, what has no figure, and what is missing."""
+    data, every = Data(tuple(runs), tier.models, tier.name), figures_of(tier.runs)
+    figures = {name: module for name, module in every.items() if not module.rows(data).empty}
+    without = [module.TITLE for name, module in every.items() if name not in figures]
     judged = verdicts.verdicts(data) if "verdicts" in figures else ()
     brief = tuple(findings(data, list(figures), judged))
     seeds = (Text(verdicts.about_seeds(judged)),) if judged else ()
@@ -70,9 +72,9 @@ def part_of(tier: Tier, runs: Sequence[Run]) -> Part:
         "fairness_card": lambda: numbers.card(fairness_card.rows(data)),
     }
     sections += [_figure(name, module, data, tables.get(name)) for name, module in figures.items()]
-    drawn = {module.EXPERIMENTS[-1] for module in figures.values()}
+    drawn = {module.EXPERIMENTS[-1] for module in every.values()}
     sections += [_undrawn(name, data) for name in sorted({run.manifest.experiment for run in runs} - drawn)]
-    return Part(tier.name, tier.title, tier.about, (*sections, _not_run(tier, data)))
+    return Part(tier.name, tier.title, tier.about, (*sections, _not_run(tier, data, without)))
 
 
 def _figure(name: str, module: Module, data: Data, table: Callable[[], Table] | None) -> Section:
@@ -80,8 +82,6 @@ def _figure(name: str, module: Module, data: Data, table: Callable[[], Table] | 
     key, rows, sheet = f"{data.tier}-{name}", module.rows(data), module.draw(data)
     captions = " ".join(f"{caption[:1].upper()}{caption[1:].rstrip('.')}." for caption in sheet.captions)
     words = (Text(captions), *(Text(alarm, alarm=True) for alarm in sheet.alarms))
-    if rows.empty:
-        return Section(key, module.TITLE, words)
     sources = Fold("Where these numbers come from", (_sources(rows, data),))
     if table is not None:
         return Section(key, module.TITLE, (table(), *words, sources))
@@ -132,8 +132,8 @@ def _listed(words: Iterable[str]) -> str:
     return ", ".join(sorted(set(words)))
 
 
-def _not_run(tier: Tier, data: Data) -> Section:
-    """What the tier would measure and has not, and what did not end well."""
+def _not_run(tier: Tier, data: Data, without: Sequence[str]) -> Section:
+    """What the tier would measure and has not, and what did not end well. without: titles of figures that have no rows."""
     have = {run.manifest.config_hash for run in data.runs}
     absent = [run for run in tier.runs if hash_of(identity(run)) not in have]
     troubles = data.troubles(sorted({run.experiment.name for run in tier.runs}))
@@ -141,6 +141,7 @@ def _not_run(tier: Tier, data: Data) -> Section:
     words = f"{done}, and {'all ended well' if not troubles else f'{len(troubles)} did not end well'}."
     again = f"make reproduce-figures TIER={tier.name} measures them all."
     blocks: list[Block] = [Text(f"{words} {again}"), *(Text(trouble, alarm=True) for trouble in troubles)]
+    blocks += [Text(f"There are no rows for: {', '.join(without)}.", alarm=True)] if without else []
     if absent:
         blocks.append(Fold(f"{len(absent)} runs that are not here", (_absent(absent),)))
     return Section(f"{tier.name}-missing", "What failed or was not run", tuple(blocks))

@@ -96,7 +96,7 @@ def _scale(unit: str, values: Sequence[float]) -> tuple[float, str]:
 
 def _coordinate(value: object) -> Cell:
     if isinstance(value, int | float):
-        return Cell("–", math.inf) if math.isnan(value) else Cell(f"{value:,.6g}" if value >= 1 else f"{value:g}", float(value))
+        return Cell("–") if math.isnan(value) else Cell(f"{value:,.6g}" if value >= 1 else f"{value:g}", float(value))
     return Cell(str(value))
 
 
