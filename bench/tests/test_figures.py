@@ -14,11 +14,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from bench.figures import paper
+from bench.config import compose_runs
+from bench.figures import learning_rates, paper
 from bench.figures.data import Data
 from bench.figures.fairness_card import card_text
 from bench.figures.frame import COORDINATES, frame
-from bench.figures.index import FIGURES, draw_all, hash_of_rows
+from bench.figures.index import FIGURES, draw_all, figures_of, hash_of_rows
 from bench.figures.lines import Array, lines, loss_curve, windows_of
 from bench.figures.style import look_of, save, series_name
 from bench.results import ROOT, Row, Run
@@ -376,3 +377,29 @@ def test_drawing_needs_no_torch_and_no_pyplot() -> None:
     code = "import sys, bench.figures.index; sys.exit(' '.join({'torch', 'matplotlib.pyplot'} & set(sys.modules)) or 0)"
     done = subprocess.run((sys.executable, "-c", code), cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_search_is_drawn_by_the_end_of_each_training(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for rate, level in ((3e-3, 2.0), (6e-3, 1.5)):
+        at = bench.at("mamba", split="train")
+        rows = [
+            Row(metric="train_nll", value=level + 0.1 * n, unit="nat/token", at=at | {"tokens": 100 * n}) for n in range(1, 11)
+        ]
+        run = bench.write("train", "mamba", rows, seed=int(1e3 * rate))
+        bench.runs[-1] = replace(run, config={**run.config, "optim": {**run.config["optim"], "lr": rate}})
+    data = Data(tuple(bench.runs), (), "search")
+    found = learning_rates.rows(data).sort_values("lr")
+    assert found.value.tolist() == pytest.approx([2.0 + 0.9, 1.5 + 0.9])  # of tokens 800, 900 and 1,000
+    figure = learning_rates.draw(data)
+    assert line_of(figure.axes[0], "mamba", 2) == pytest.approx([2.9, 2.4])
+
+
+def test_a_tier_draws_what_it_measures() -> None:
+    def drawn(*jobs: str) -> set[str]:
+        return set(figures_of(compose_runs([job.split() for job in jobs])))
+
+    assert drawn("experiment=train") == {"perplexity_vs_flops", "fairness_card"}
+    assert drawn("experiment=train optim.lr=1e-3", "experiment=train optim.lr=2e-3") == {"learning_rates"}
+    assert "learning_rates" not in drawn("experiment=train optim.lr=1e-3 budget=nano_2", "experiment=train optim.lr=2e-3")
+    assert drawn("experiment=kernel_speed", "experiment=state_vs_context") == {"kernel_speed", "state_vs_context"}

@@ -12,14 +12,14 @@ import pytest
 from bench.figures.data import Data
 from bench.figures.style import look_of
 from bench.figures.verdicts import verdicts
-from bench.report.build import report
+from bench.report.build import part_of, report
 from bench.report.colours import PAPER, contrast, variables
 from bench.report.drawing import picture, svg
 from bench.report.findings import findings
 from bench.report.markdown import block, markdown, pictures
 from bench.report.numbers import bounds, numbers
 from bench.report.page import page
-from bench.report.spec import Finding, Fold, Points, Report, Section, Table, Text
+from bench.report.spec import Finding, Fold, Part, Points, Report, Section, Table, Text
 from bench.results import PUBLISHED, ROOT, Row, Run, read_runs
 from bench.stats import Interval
 from bench.tests.synthetic_report import CAUSE, hard_report, hard_runs, nano
@@ -37,7 +37,11 @@ def made() -> Report:
 
 
 def section(made: Report, key: str) -> Section:
-    (found,) = [section for part in made.parts for section in part.sections if section.key == key]
+    return section_of(made.parts[0], key)
+
+
+def section_of(part: Part, key: str) -> Section:
+    (found,) = [section for section in part.sections if section.key == key]
     return found
 
 
@@ -245,6 +249,22 @@ def test_published_rows_make_a_report_within_a_minute_without_torch(tmp_path: Pa
         assert run.manifest.run_id in html
     assert all((tmp_path / name).stat().st_size > 5000 for name in re.findall(r"\]\((figures/[^)]*)\)", text))
     assert len(html) < 2_000_000
+
+
+def test_what_has_no_figure_is_shown_in_numbers(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for model, rate in (("mamba", 2e5), ("transformer", 3e5)):
+        at = bench.at(model, phase="train", batch=4, context=512)
+        bench.write("train_speed", model, [Row(metric="throughput", value=rate, unit="token/s", at=at)])
+    part = part_of(nano(), bench.runs)
+    table, sources, *_ = section_of(part, "nano-train_speed").blocks
+    assert isinstance(table, Table) and isinstance(sources, Fold)
+    assert [(line.cells[0].text, line.cells[1].text) for line in table.lines] == [
+        ("Transformer", "300,000"),
+        ("Mamba", "200,000"),
+    ]
+    words = [one.words for one in section_of(part_of(nano(), bench.runs), "nano-missing").blocks if isinstance(one, Text)]
+    assert any(text.startswith("There are no rows for: Perplexity against training FLOPs, ") for text in words)
 
 
 def test_runs_of_no_tier_are_listed_and_said(runs: tuple[Run, ...]) -> None:

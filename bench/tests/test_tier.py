@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from bench import reproduce
-from bench.config import RunConfig, identity
+from bench.config import RunConfig, identity, record
 from bench.forecast import Forecast, forecast
 from bench.reproduce import Cell, plan_text, seconds_left, survey
-from bench.results import Manifest, Run
+from bench.results import Manifest, Run, hash_of
 from bench.run import describe, execute
 from bench.tests.micro import BUDGET, micro_run
-from bench.tier import Tier, tier_names
+from bench.tier import Tier, load_tier, tier_file, tier_names, tiers_of
 
 
 def known(run: RunConfig, flops: float, seconds: float, status: str = "done") -> Run:
@@ -79,6 +79,20 @@ def test_cells_that_time_run_alone_and_the_others_share_the_workers(tmp_path: Pa
     assert seconds_left([cell(quick, 10), cell(quick, 20), cell(quick, 30)], 2) == 30
     assert seconds_left([cell(quick, 10), cell(quick, 50), cell(timed, 7)], 2) == 57
     assert seconds_left([], 2) == 0
+
+
+def test_runs_find_the_tiers_that_they_belong_to(tmp_path: Path) -> None:
+    kernels = load_tier("kernels", ["seeds=2"])
+    second = next(run for run in kernels.runs if run.seed == 1)
+    on_cpu = describe(replace(second, device=replace(second.device, type="cpu")))  # there is no GPU here to describe
+    manifest = replace(on_cpu, config_hash=hash_of(identity(second)), status="done")
+    mine = Run(manifest, record(second), (), tmp_path, published=False)
+    (found,) = tiers_of([mine])
+    assert (found.name, found.title) == ("kernels", kernels.title)
+    assert mine.manifest.config_hash in found.config_hashes  # of the second seed, as the runs have it
+    stranger = replace(mine, manifest=replace(mine.manifest, config_hash="00000000"))
+    assert tiers_of([stranger]) == []
+    assert all(tier_file(name)["title"] and tier_file(name)["about"].endswith(".") for name in tier_names())
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
