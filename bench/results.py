@@ -176,11 +176,11 @@ def _begin(folder: Path, manifest: Manifest, config: Mapping[str, Any]) -> Recor
     return Recorder(folder, manifest)
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all: temporary name, then rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -264,7 +264,7 @@ def hash_of_sources(root: Path = ROOT) -> str:
     for package in ("kernels", "models", "bench"):
         for path in sorted((root / package).rglob("*.py")):
             part = path.relative_to(root)
-            if not {"tests", "figures"} & set(part.parts):
+            if not {"tests", "figures", "report"} & set(part.parts):
                 digest.update(f"{part}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:8]
 

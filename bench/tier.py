@@ -5,24 +5,30 @@ A cell is a line of overrides in Hydra's grammar, so that one line stands for ma
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import yaml
 
 from bench.config import CONF, ConfigError, RunConfig, compose_runs, identity
 from bench.overrides import check_keys, expand
-from bench.results import hash_of
+from bench.results import Run, hash_of
+
+# Groups of conf/ whose choice is recorded under its own name.
+NAMED = {"model", "size", "budget", "data", "optim", "device", "experiment"}
 
 
 @dataclass(frozen=True)
 class Tier:
-    """Its name, what figures must show, and its runs in the order in which they are best begun."""
+    """Its name, what figures must show, its runs in the order in which they are best begun, and what it is in words."""
 
     name: str
     models: tuple[str, ...]
     runs: tuple[RunConfig, ...]
+    title: str = ""
+    about: str = ""
 
-    @property
+    @cached_property
     def config_hashes(self) -> frozenset[str]:
         """Names of all its configurations, on whatever device they were measured."""
         return frozenset(hash_of(identity(run)) for run in self.runs)
@@ -33,14 +39,25 @@ def tier_names() -> list[str]:
     return sorted(path.stem for path in (CONF / "tier").glob("*.yaml"))
 
 
+def tier_file(name: str) -> dict[str, Any]:
+    """What conf/tier says of a tier.
+
+    Raises:
+        ConfigError: there is no such tier.
+    """
+    if name not in tier_names():
+        raise ConfigError(f"there is no tier '{name}'; choose from: {', '.join(tier_names())}")
+    return dict(yaml.safe_load((CONF / "tier" / f"{name}.yaml").read_text()))
+
+
 def load_tier(name: str, overrides: Sequence[str] = ()) -> Tier:
     """The tier with every cell expanded and ``overrides`` added to each.
 
     Raises:
         ConfigError: as ``tier_jobs``, or a cell of it is not possible.
     """
-    runs = compose_runs(tier_jobs(name, overrides))
-    return Tier(name, tuple(_told(name)["models"]), tuple(sorted(runs, key=_place)))
+    runs, told = compose_runs(tier_jobs(name, overrides)), tier_file(name)
+    return Tier(name, tuple(told["models"]), tuple(sorted(runs, key=_place)), told["title"], told["about"])
 
 
 def tier_jobs(name: str, overrides: Sequence[str] = ()) -> list[list[str]]:
@@ -56,16 +73,25 @@ def tier_jobs(name: str, overrides: Sequence[str] = ()) -> list[list[str]]:
     if not all(word.isdecimal() and int(word) > 0 for word in seeds):
         raise ConfigError(f"seeds={seeds[0]} is not possible; give a whole number, 1 or more")
     check_keys(others)
-    told = _told(name)
+    told = tier_file(name)
     lines = [_merged([*told["common"], *cell.split(), *_seeded(cell, seeds), *others]) for cell in told["cells"]]
     return [job for line in lines for job in expand(line)]
 
 
-def _told(name: str) -> dict[str, Any]:
-    if name not in tier_names():
-        raise ConfigError(f"there is no tier '{name}'; choose from: {', '.join(tier_names())}")
-    told: dict[str, Any] = yaml.safe_load((CONF / "tier" / f"{name}.yaml").read_text())
-    return told
+def tiers_of(runs: Sequence[Run]) -> list[Tier]:
+    """The tiers that have one of these runs, each with as many seeds as the runs have."""
+    seeds = 1 + max((run.manifest.seed for run in runs), default=0)
+    common = {name: tier_file(name)["common"] for name in tier_names()}
+    possible = [name for name, words in common.items() if any(_may_hold(words, run) for run in runs)]
+    tiers = [load_tier(name, [f"seeds={seeds}"] if seeds > 1 else []) for name in possible]
+    have = {run.manifest.config_hash for run in runs}
+    return [tier for tier in tiers if have & tier.config_hashes]
+
+
+def _may_hold(common: Sequence[str], run: Run) -> bool:
+    """Whether a run has the names that all of a tier's cells share: quick to tell, where composing them all takes long."""
+    chosen = dict(word.split("=", 1) for word in common)
+    return all(run.config.get(group, {}).get("name") == chosen[group] for group in NAMED & set(chosen))
 
 
 def _merged(words: Sequence[str]) -> list[str]:

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from bench.figures import footer, panels
 from bench.figures.data import Data
 from bench.figures.frame import groups, records
 from bench.figures.lines import APART_LATENCY, Array, Curve, Line, curve, lines, time_curve
-from bench.figures.page import Layout, Page, legend_of
+from bench.figures.page import Layout, Page, Sheet, legend_of
 from bench.figures.style import digits, styled
 from bench.stats import Interval
 
@@ -28,7 +27,7 @@ def rows(data: Data) -> pd.DataFrame:
 
 
 @styled
-def draw(data: Data) -> Figure:
+def draw(data: Data) -> Sheet:
     """Left: median step and every step. Right: mean over whole cycles, which is what throughput pays."""
     table = rows(data)
     if table.empty:

@@ -1,12 +1,12 @@
 """The fairness card: what each model was given and what it cost, as a figure and as text."""
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from bench.figures import footer, panels
 from bench.figures.data import Data
 from bench.figures.frame import groups
 from bench.figures.lines import APART, lines
+from bench.figures.page import Sheet
 from bench.figures.style import digits, styled
 from bench.figures.tables import Table
 
@@ -35,12 +35,12 @@ def rows(data: Data) -> pd.DataFrame:
 
 
 @styled
-def draw(data: Data) -> Figure:
+def draw(data: Data) -> Sheet:
     """The card as a table."""
     table = rows(data)
     if table.empty:
         return panels.empty(TITLE, "train", footer.alarms(data, table, EXPERIMENTS))
-    made, notes = _table(table)
+    made, notes = as_table(table)
     matched, unmatched = _verdicts(table)
     captions = [
         *matched,
@@ -56,14 +56,14 @@ def card_text(data: Data) -> str:
     table = rows(data)
     if table.empty:
         return "\n".join(["no rows yet: python -m bench experiment=train", *footer.alarms(data, table, EXPERIMENTS)])
-    made, notes = _table(table)
+    made, notes = as_table(table)
     matched, unmatched = _verdicts(table)
     return "\n".join(
         [*made.text(), *matched, *unmatched, *notes, *footer.alarms(data, table, EXPERIMENTS), *footer.facts(table)]
     )
 
 
-def _table(table: pd.DataFrame) -> tuple[Table, list[str]]:
+def as_table(table: pd.DataFrame) -> tuple[Table, list[str]]:
     """One row per model and budget, ordered by budget, then model; and the notes that explain the learning rates."""
     sources = sorted(set(table.lr_source))
     letters = {source: f" {chr(ord('a') + i)}" if len(sources) > 1 else "" for i, source in enumerate(sources)}

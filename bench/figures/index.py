@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import pandas as pd
-from matplotlib.figure import Figure
 
+from bench.config import RunConfig
 from bench.figures import (
     decode_latency,
     fairness_card,
     inner_loss,
     kernel_speed,
+    learning_rates,
     perplexity_by_context,
     perplexity_by_position,
     perplexity_vs_flops,
@@ -24,6 +25,7 @@ from bench.figures import (
     verdicts,
 )
 from bench.figures.data import Data
+from bench.figures.page import Sheet
 from bench.figures.paper import CONTENT, DRAWN_BY, LIKE, PAPER_TIERS
 from bench.figures.sheet import contact_sheet
 from bench.figures.style import save
@@ -33,12 +35,13 @@ from bench.results import Run, write_atomic
 class Module(Protocol):
     """What a figure's file offers."""
 
+    TITLE: str
     EXPERIMENTS: tuple[str, ...]
 
     def rows(self, data: Data) -> pd.DataFrame:
         """The rows that the figure is drawn from."""
 
-    def draw(self, data: Data) -> Figure:
+    def draw(self, data: Data) -> Sheet:
         """The figure."""
 
 
@@ -51,8 +54,22 @@ FIGURES: Mapping[str, Module] = {
 }
 KERNEL_FIGURES: Mapping[str, Module] = {"kernel_speed": cast("Module", kernel_speed)}
 RECALL_FIGURES: Mapping[str, Module] = {"recall": cast("Module", recall)}
+SEARCH_FIGURES: Mapping[str, Module] = {"learning_rates": cast("Module", learning_rates)}
 # Models that a figure should show, where they are not all of the tier's.
 EXPECTED: Mapping[str, Callable[[Data], Sequence[str]]] = {"inner_loss": inner_loss.expected_of, "kernel_speed": lambda _: ()}
+
+
+def figures_of(runs: Sequence[RunConfig]) -> Mapping[str, Module]:
+    """The figures that runs have rows for: of what they measure, and of learning rates where several were tried."""
+    measured = {run.experiment.name for run in runs}
+    tried = {(*_model_of(run), run.optim.lr) for run in runs if run.experiment.trains}
+    is_search = len(tried) > len({place[:-1] for place in tried})
+    every = {**(SEARCH_FIGURES if is_search else FIGURES), **KERNEL_FIGURES, **RECALL_FIGURES}
+    return {name: module for name, module in every.items() if module.EXPERIMENTS[-1] in measured}
+
+
+def _model_of(run: RunConfig) -> tuple[str, str, str, str, int]:
+    return run.model.name, run.model.backbone, run.size.name, run.budget.name, run.optim.train_context
 
 
 def draw_all(

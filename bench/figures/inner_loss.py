@@ -3,14 +3,13 @@
 from dataclasses import replace
 
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.figures import footer, panels
 from bench.figures.data import Data
 from bench.figures.frame import groups
 from bench.figures.lines import Curve, Line, lines, loss_curve
-from bench.figures.page import Layout, Page
+from bench.figures.page import Layout, Page, Sheet
 from bench.figures.style import INK, Dashes, Look, styled
 
 NAME = "inner_loss"
@@ -30,7 +29,7 @@ def rows(data: Data) -> pd.DataFrame:
 
 
 @styled
-def draw(data: Data) -> Figure:
+def draw(data: Data) -> Sheet:
     """One panel per TTT model and layer; three lines each."""
     table, expected = rows(data), expected_of(data)
     if table.empty:
@@ -71,7 +70,7 @@ def _places(cells: list[tuple[Line, int, pd.DataFrame]], columns: int) -> list[i
 def _panel(page: Page, place: int, cell: tuple[Line, int, pd.DataFrame]) -> tuple[list[Curve], bool]:
     line, layer, part = cell
     ax = page.axes[place]
-    ax.set_title(f"{line.look.label}, layer {int(layer)}", loc="left", color=line.look.colour)
+    ax.set_title(f"{line.look.label}, layer {int(layer)}", loc="left", color=line.look.colour, gid=line.look.gid)
     panels.token_axis(page, ax, part.position, "")
     panels.mark_training(page, ax, panels.trained_to(part), named=False)
     curves = []

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bench.figures import footer, panels
 from bench.figures.data import Data
 from bench.figures.frame import groups, records
-from bench.figures.page import Layout, Page, handle
+from bench.figures.page import Layout, Page, Sheet, handle
 from bench.figures.style import INK, QUIET, Look, digits, styled
 from bench.stats import Interval, ratio_interval
 
@@ -63,7 +62,7 @@ def rows(data: Data) -> pd.DataFrame:
 
 
 @styled
-def draw(data: Data) -> Figure:
+def draw(data: Data) -> Sheet:
     """A panel for each of our operations, a line for each case, a dot for each thing it is compared with."""
     table = rows(data)
     if table.empty:

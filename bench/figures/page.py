@@ -42,6 +42,20 @@ class Note(NamedTuple):
     text: str
     colour: str
     align: str
+    gid: str | None = None
+
+
+class Sheet(Figure):
+    """A finished page, with what is written on it before lines are broken, and where its panels and legend lie.
+
+    captions: what was drawn; alarms: what is missing or failed; facts: the footer. body_in: lower and upper edge, inches.
+    """
+
+    title = ""
+    captions: tuple[str, ...] = ()
+    alarms: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
+    body_in = (0.0, 0.0)
 
 
 class Page:
@@ -50,7 +64,7 @@ class Page:
     def __init__(self, title: str, layout: Layout | None = None) -> None:
         """An empty page."""
         self.title, self.layout = title, layout or Layout()
-        self.figure = Figure(figsize=(self.layout.width_in, self.layout.height_in))
+        self.figure = Sheet(figsize=(self.layout.width_in, self.layout.height_in))
         count = self.layout.rows * len(self.layout.columns)
         self.axes = [self.figure.add_axes((0, 0, 1, 1), label=f"panel {i}") for i in range(count)]
         self._above: dict[Axes, dict[str, list[Note]]] = {ax: {} for ax in self.axes}
@@ -65,21 +79,28 @@ class Page:
         free = self.layout.width_in - LEFT_IN - RIGHT_IN - gap_in * (len(columns) - 1)
         return free * columns[self.axes.index(ax) % len(columns)] / sum(columns)
 
-    def finish(self, handles: Sequence[Artist], captions: Iterable[str], alarms: Iterable[str], facts: Iterable[str]) -> Figure:
+    def finish(self, handles: Sequence[Artist], captions: Iterable[str], alarms: Iterable[str], facts: Iterable[str]) -> Sheet:
         """Lays the page out. captions: what was drawn; alarms: what is missing or failed; facts: the footer."""
-        inked = [(captions, INK), (alarms, ALARM), (facts, QUIET)]
+        sheet = self.figure
+        sheet.title, sheet.captions, sheet.alarms, sheet.facts = self.title, tuple(captions), tuple(alarms), tuple(facts)
+        inked = [(sheet.captions, INK), (sheet.alarms, ALARM), (sheet.facts, QUIET)]
         below = [(line, colour) for texts, colour in inked for text in texts for line in self._wrap(text)]
         columns = self._legend_columns(handles)
         head, foot = TITLE_IN + LEGEND_ROW_IN * -(-len(handles) // columns), 0.12 + TEXT_ROW_IN * len(below)
         height, left = self._place(head, foot), MARGIN_IN / self.layout.width_in
-        self.figure.text(left, 1 - 0.1 / height, self.title, fontsize=FONT_PT + 3, weight="bold", va="top")
+        sheet.text(left, 1 - 0.1 / height, self.title, fontsize=FONT_PT + 3, weight="bold", va="top")
         if handles:
             spot = (left, 1 - (TITLE_IN - 0.06) / height)
-            self.figure.legend(handles=list(handles), loc="upper left", bbox_to_anchor=spot, ncols=columns, **LEGEND_STYLE)
+            legend = sheet.legend(handles=list(handles), loc="upper left", bbox_to_anchor=spot, ncols=columns, **LEGEND_STYLE)
+            for artists in (legend.legend_handles, legend.get_texts()):
+                for artist, given in zip(artists, handles, strict=True):
+                    if artist is not None:
+                        artist.set_gid(given.get_gid())
         for number, (line, colour) in enumerate(below):
             y = (foot - 0.04 - TEXT_ROW_IN * number) / height
-            self.figure.text(left, y, line, color=colour, fontsize=FONT_PT, va="top")
-        return self.figure
+            sheet.text(left, y, line, color=colour, fontsize=FONT_PT, va="top")
+        sheet.body_in = foot, height - TITLE_IN + 0.1
+        return sheet
 
     def _place(self, head: float, foot: float) -> float:
         """Sets size and positions and writes the notes above; the page's height in inches."""
@@ -100,8 +121,8 @@ class Page:
     def _write_above(self, ax: Axes) -> None:
         for number, notes in enumerate(self._above[ax].values()):
             y = 1 + (0.08 + TEXT_ROW_IN * number) / self.layout.height_in
-            for x, text, colour, align in notes:
-                ax.text(x, y, text, color=colour, transform=ax.get_xaxis_transform(), ha=align, va="bottom")
+            for x, text, colour, align, gid in notes:
+                ax.text(x, y, text, color=colour, transform=ax.get_xaxis_transform(), ha=align, va="bottom", gid=gid)
         if title := ax.get_title(loc="left"):
             ax.set_title(title, loc="left", pad=72 * (0.08 + TEXT_ROW_IN * len(self._above[ax])))
 

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from bench.figures.frame import groups
 from bench.figures.lines import Curve
-from bench.figures.page import Layout, Note, Page
+from bench.figures.page import Layout, Note, Page, Sheet
 from bench.figures.style import QUIET, digits, look_of, width_in
 
 # Beyond the training context a curve may explode: an axis ends at this multiple of the values that are within it.
@@ -59,7 +58,8 @@ def draw_curve(ax: Axes, curve: Curve) -> None:
     crowded = {"markersize": 1.8} if len(curve.x) > CROWD else {}
     ax.plot(curve.x[ok], curve.value[ok], **curve.look.kwargs | crowded)
     if not curve.look.published:
-        ax.fill_between(curve.x, curve.low, curve.high, color=curve.look.colour, alpha=0.16, linewidth=0, zorder=2)
+        band: dict[str, Any] = {"color": curve.look.colour, "alpha": 0.16, "linewidth": 0, "zorder": 2, "gid": curve.look.gid}
+        ax.fill_between(curve.x, curve.low, curve.high, **band)
     draw_dots(ax, curve, SEED)
 
 
@@ -69,7 +69,7 @@ def draw_bars(ax: Axes, curve: Curve) -> None:
     around = (not curve.look.published) * np.nan_to_num(
         np.array([curve.value[ok] - curve.low[ok], curve.high[ok] - curve.value[ok]])
     )
-    ax.errorbar(
+    drawn = ax.errorbar(
         curve.x[ok],
         curve.value[ok],
         yerr=np.maximum(around, 0),
@@ -77,6 +77,8 @@ def draw_bars(ax: Axes, curve: Curve) -> None:
         elinewidth=1,
         **curve.look.kwargs,
     )
+    for part in drawn.get_children():
+        part.set_gid(curve.look.gid)
 
 
 def trained_to(rows: pd.DataFrame) -> list[int]:
@@ -148,7 +150,7 @@ def print_beyond(page: Page, ax: Axes, curve: Curve, cap: float) -> None:
         ax.plot(
             curve.x[i], 1, transform=ax.get_xaxis_transform(), clip_on=False, **curve.look.kwargs | {"marker": 6, "zorder": 4}
         )
-        page.above(ax, curve.look.label, Note(curve.x[i], number(curve.value[i]), curve.look.colour, "center"))
+        page.above(ax, curve.look.label, Note(curve.x[i], number(curve.value[i]), curve.look.colour, "center", curve.look.gid))
 
 
 def number(value: float) -> str:
@@ -158,19 +160,22 @@ def number(value: float) -> str:
 
 def mark_failures(page: Page, ax: Axes, failures: pd.DataFrame, x: str) -> None:
     """A cross at the top edge where a run failed, with its model and status. To be called before ``mark_training``."""
-    style: dict[str, Any] = {"marker": "x", "markersize": 7, "markeredgewidth": 1.8, "clip_on": False, "zorder": 5}
+    cross: dict[str, Any] = {"marker": "x", "markersize": 7, "markeredgewidth": 1.8, "clip_on": False, "zorder": 5}
     for (series, published), mine in groups(failures, ["series", "published"]):
         look = look_of(series, published)
+        style = {**cross, "color": look.colour, "gid": look.gid}
         for index, (place, part) in enumerate(groups(mine, x)):
             left, right = ax.get_xlim()
             ax.set_xlim(min(left, place / 1.25), max(right, place * 1.25))
-            ax.plot(place, 1, transform=ax.get_xaxis_transform(), color=look.colour, **style)
+            ax.plot(place, 1, transform=ax.get_xaxis_transform(), **style)
             word = ", ".join("OOM" if status == "oom" else status for status in sorted(set(part.status)))
             note = (word, "center") if index else (f"{look.label}: {word}", "right")
-            page.above(ax, f"{look.label} failed", Note(place * (1 if index else 1.08), note[0], look.colour, note[1]))
+            page.above(
+                ax, f"{look.label} failed", Note(place * (1 if index else 1.08), note[0], look.colour, note[1], look.gid)
+            )
 
 
-def empty(title: str, experiment: str, alarms: Sequence[str]) -> Figure:
+def empty(title: str, experiment: str, alarms: Sequence[str]) -> Sheet:
     """What is drawn without rows: a page that says so, and the command that changes it."""
     page = Page(title, Layout(height_in=0.2, axis_in=0.05))
     page.axes[0].set_axis_off()
@@ -180,7 +185,8 @@ def empty(title: str, experiment: str, alarms: Sequence[str]) -> Figure:
 def draw_dots(ax: Axes, curve: Curve, alpha: float) -> None:
     """The single seeds, or the samples, that a curve's points were made of."""
     x, y = [dot[0] for dot in curve.dots], [dot[1] for dot in curve.dots]
-    ax.plot(x, y, linestyle="", marker=".", markersize=3, color=curve.look.colour, alpha=alpha, markeredgewidth=0, zorder=2)
+    style: dict[str, Any] = {"color": curve.look.colour, "alpha": alpha, "gid": curve.look.gid, "zorder": 2}
+    ax.plot(x, y, linestyle="", marker=".", markersize=3, markeredgewidth=0, **style)
 
 
 def plain_log_axis(ax: Axes) -> None:

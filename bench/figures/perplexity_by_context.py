@@ -5,12 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from bench.figures import footer, panels
 from bench.figures.data import Data
 from bench.figures.lines import Curve, change_curve, lines, loss_curve
-from bench.figures.page import Layout, Page, legend_of
+from bench.figures.page import Layout, Page, Sheet, legend_of
 from bench.figures.style import INK, styled
 
 NAME = "perplexity_by_context"
@@ -24,7 +23,7 @@ def rows(data: Data) -> pd.DataFrame:
 
 
 @styled
-def draw(data: Data) -> Figure:
+def draw(data: Data) -> Sheet:
     """Left: perplexity over context. Right: paired change of nll against the model's own value at the smallest context."""
     table = rows(data)
     if table.empty:

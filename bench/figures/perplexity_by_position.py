@@ -2,12 +2,11 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from bench.figures import footer, panels
 from bench.figures.data import Data
 from bench.figures.lines import lines, loss_curve
-from bench.figures.page import Layout, Page, legend_of
+from bench.figures.page import Layout, Page, Sheet, legend_of
 from bench.figures.style import styled
 
 NAME = "perplexity_by_position"
@@ -21,7 +20,7 @@ def rows(data: Data) -> pd.DataFrame:
 
 
 @styled
-def draw(data: Data) -> Figure:
+def draw(data: Data) -> Sheet:
     """Perplexity over the upper edge of buckets that double."""
     table = rows(data)
     if table.empty:

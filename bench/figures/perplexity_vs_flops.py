@@ -5,14 +5,13 @@ import math
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from bench.figures import footer, panels
 from bench.figures.data import Data
 from bench.figures.frame import groups
 from bench.figures.lines import APART, Curve, Line, curve, lines, loss_curve, windows_of
-from bench.figures.page import Layout, Page, legend_of
+from bench.figures.page import Layout, Page, Sheet, legend_of
 from bench.figures.style import INK, styled
 
 TITLE = "Perplexity against training FLOPs"
@@ -28,7 +27,7 @@ def rows(data: Data) -> pd.DataFrame:
 
 
 @styled
-def draw(data: Data) -> Figure:
+def draw(data: Data) -> Sheet:
     """Left: perplexity, mean over seeds, with intervals. Right: nll minus the Transformer's on the same windows."""
     table = rows(data)
     if table.empty:

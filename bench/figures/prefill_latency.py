@@ -2,12 +2,11 @@
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from bench.figures import footer, panels
 from bench.figures.data import Data
 from bench.figures.lines import APART_LATENCY, Curve, Line, lines, time_curve
-from bench.figures.page import Layout, Page, legend_of
+from bench.figures.page import Layout, Page, Sheet, legend_of
 from bench.figures.style import styled
 
 NAME = "prefill_latency"
@@ -21,7 +20,7 @@ def rows(data: Data) -> pd.DataFrame:
 
 
 @styled
-def draw(data: Data) -> Figure:
+def draw(data: Data) -> Sheet:
     """Left: seconds per prefill of the batch. Right: microseconds per token."""
     table = rows(data)
     if table.empty:

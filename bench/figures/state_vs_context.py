@@ -1,13 +1,12 @@
 """Bytes of state of one sequence against its length: what a decode step has to carry."""
 
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullLocator
 
 from bench.figures import footer, panels
 from bench.figures.data import Data
 from bench.figures.lines import APART_LATENCY, curve, lines
-from bench.figures.page import Layout, Page, legend_of
+from bench.figures.page import Layout, Page, Sheet, legend_of
 from bench.figures.style import styled
 from bench.stats import Interval
 
@@ -22,7 +21,7 @@ def rows(data: Data) -> pd.DataFrame:
 
 
 @styled
-def draw(data: Data) -> Figure:
+def draw(data: Data) -> Sheet:
     """Bytes over context, both on log axes."""
     table = rows(data)
     if table.empty:

@@ -17,6 +17,7 @@ from matplotlib.textpath import text_to_path
 P = ParamSpec("P")
 T = TypeVar("T")
 
+SERIES = "series:"
 INK, QUIET, ALARM = "#222222", "#666666", "#A40000"
 FONT_PT, LEGEND_PT = 8.0, 8.5
 RC: dict[Any, Any] = {
@@ -53,7 +54,10 @@ VARIANT_DASHES: tuple[Dashes, ...] = ("-", (0, (6, 1.5)), (0, (4, 1, 1, 1)), (0,
 
 @dataclass(frozen=True)
 class Look:
-    """How one line is drawn. ``order`` is its place in legends; ``published`` marks rows that are not one's own."""
+    """How one line is drawn. ``order`` is its place in legends; ``published`` marks rows that are not one's own.
+
+    series: the model that it shows, "" where it is none; ``gid`` names it in an SVG, where a reader may hide it.
+    """
 
     label: str
     colour: str
@@ -62,13 +66,20 @@ class Look:
     dashes: Dashes = "-"
     hollow: bool = False
     published: bool = False
+    series: str = ""
+
+    @property
+    def gid(self) -> str | None:
+        """What an SVG calls all that shows this model."""
+        return f"{SERIES}{self.series}" if self.series else None
 
     @property
     def kwargs(self) -> dict[str, Any]:
         """For ``Axes.plot`` and ``Axes.errorbar``."""
         face = "white" if self.hollow else self.colour
         under = {"markersize": 7, "zorder": 2.5} if self.published else {"zorder": 3}  # a ring around one's own marker
-        return {"color": self.colour, "marker": self.marker, "linestyle": self.dashes, "markerfacecolor": face} | under
+        line = {"color": self.colour, "marker": self.marker, "linestyle": self.dashes, "markerfacecolor": face}
+        return line | under | {"gid": self.gid}
 
 
 _KNOWN = {
@@ -96,6 +107,7 @@ def look_of(series: str, published: bool = False, variant: int = 0) -> Look:
         look = replace(base, label=f"{base.label} (T)", order=base.order + 100, dashes="--", hollow=True)
     else:
         look = _KNOWN.get(series) or _other(series)
+    look = replace(look, series=series)
     if variant:
         look = replace(look, dashes=VARIANT_DASHES[variant % len(VARIANT_DASHES)])
     if published:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from bench.figures import footer, panels, perplexity_by_context, perplexity_vs_flops
 from bench.figures.data import Data
 from bench.figures.frame import groups
 from bench.figures.lines import APART, Line, lines, windows_of
+from bench.figures.page import Sheet
 from bench.figures.paper import finding_of
 from bench.figures.style import digits, styled
 from bench.figures.tables import Table
@@ -170,13 +170,13 @@ def _training(part: pd.DataFrame) -> str:
 
 
 @styled
-def draw(data: Data) -> Figure:
+def draw(data: Data) -> Sheet:
     """All verdicts as a table."""
     found, table = verdicts(data), rows(data)
     if not found:
         return panels.empty(TITLE, EXPERIMENTS[-1], footer.alarms(data, table, EXPERIMENTS))
     captions = [
-        f"{footer.seeds(table)}. {_about_seeds(found)}",
+        f"{footer.seeds(table)}. {about_seeds(found)}",
         "Difference: nll(first) − nll(second) on the same held-out targets, nat/token; below 0: the first is better.",
         f"equal: the whole interval within ±{EQUAL_WITHIN:g}; different: 0 excluded, after Holm over all of one experiment.",
         *footer.published(table, "compared with one another, never with one's own"),
@@ -184,7 +184,8 @@ def draw(data: Data) -> Figure:
     return as_table(found).page(TITLE).finish([], captions, footer.alarms(data, table, EXPERIMENTS), footer.facts(table))
 
 
-def _about_seeds(found: Sequence[Verdict]) -> str:
+def about_seeds(found: Sequence[Verdict]) -> str:
+    """What the intervals say, or do not say, of another seed."""
     if all(math.isnan(one.seed_error) for one in found):
         return "Nothing was trained twice: intervals cover the choice of text alone, and another seed may say otherwise."
     return "seeds ±: standard error by the seeds, pooled over all that was trained twice or more; the interval covers it."

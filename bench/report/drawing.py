@@ -1,0 +1,82 @@
+"""A figure inside a report: as an SVG that takes the page's colours and hides the models that a reader hides, and as a PNG.
+
+Title, captions and footer are left out: the report sets them as text. The same figure gives the same bytes every time.
+"""
+
+import io
+import re
+from html import escape
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.transforms import Bbox
+
+from bench.figures.page import Sheet
+from bench.figures.style import RC, SERIES
+
+DPI = 110
+# Lines with more points than this become an image inside the SVG.
+MANY = 2000
+METADATA = {"svg": {"Date": None}, "png": {"Software": None}}
+# Texts are text; what DejaVu Sans is measured with is close to Verdana, which is everywhere but on Linux, where DejaVu is.
+FONTS = "'DejaVu Sans', Verdana, sans-serif"
+_HEAD = re.compile(r'^.*?<svg [^>]*viewBox="([^"]*)"[^>]*>.*?</metadata>', re.DOTALL)
+_STYLE = re.compile(r"<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL)
+_PLACES = re.compile(r'(?<= )(d|x|y|transform)="([^"]*)"')
+_FRACTION = re.compile(r"-?\d+\.\d+")
+_COLOUR = re.compile(r"#([0-9a-f]{6})\b")
+_REFERENCE = re.compile(r'(url\(#|href="#)([^")]*)')
+_ID = re.compile(r' id="([^"]*)"')
+
+
+def picture(sheet: Sheet, kind: str, name: str) -> bytes:
+    """Panels and legend as ``kind``, svg or png; ``name`` seeds the ids of an SVG."""
+    texts, (low, high) = [text for text in sheet.texts if text.get_visible()], sheet.body_in
+    many = [line for ax in sheet.axes for line in ax.lines if len(line.get_xdata()) > MANY]  # type: ignore[arg-type]
+    file = io.BytesIO()
+    FigureCanvasAgg(sheet)
+    for line in many:
+        line.set_rasterized(True)
+    for text in texts:
+        text.set_visible(False)
+    with rc_context({**RC, "svg.fonttype": "none", "svg.hashsalt": name, "savefig.dpi": DPI}):
+        box = Bbox([[0, low], [sheet.get_figwidth(), high]])
+        sheet.savefig(file, format=kind, bbox_inches=box, metadata=METADATA[kind])
+    for text in texts:
+        text.set_visible(True)
+    return file.getvalue()
+
+
+def svg(sheet: Sheet, key: str, alt: str) -> str:
+    """An ``<svg>`` element. key: unique in the page, begins each of its ids. alt: its name for those who do not see it.
+
+    A colour #rrggbb becomes ``var(--c-rrggbb)``, of a text ``var(--t-rrggbb)``, which the page defines. What shows a model has
+    the attribute ``data-series``.
+    """
+    whole = picture(sheet, "svg", key).decode()
+    head = _HEAD.match(whole)
+    assert head is not None, "matplotlib writes an SVG's head in another way now"
+    body = _STYLE.sub("", whole[head.end() :], count=1)
+    body = _PLACES.sub(lambda found: f'{found[1]}="{_rounded(found[2])}"', body)
+    body = re.sub(r'<text style="[^"]*"', lambda found: _COLOUR.sub(r"var(--t-\1)", found[0]), body)
+    body = _COLOUR.sub(r"var(--c-\1)", body).replace("font-family: 'DejaVu Sans'", f"font-family: {FONTS}")
+    words = escape(alt, quote=True)
+    start = f'<svg class="figure" role="img" aria-label="{words}" viewBox="{head[1]}">'
+    return start + re.sub(r">\s+<", "><", _named(body.replace("xlink:href", "href"), key)).strip()
+
+
+def _rounded(text: str) -> str:
+    """Hundredths of a point are enough, and half the bytes."""
+    return " ".join(_FRACTION.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), text).split())
+
+
+def _named(body: str, key: str) -> str:
+    """Ids that are referred to begin with ``key``; those of models become attributes; the others go."""
+    wanted = {name for _, name in _REFERENCE.findall(body)}
+
+    def renamed(found: re.Match[str]) -> str:
+        if found[1].startswith(SERIES):
+            return f' data-series="{found[1].removeprefix(SERIES)}"'
+        return f' id="{key}-{found[1]}"' if found[1] in wanted else ""
+
+    return _REFERENCE.sub(lambda found: f"{found[1]}{key}-{found[2]}", _ID.sub(renamed, body))
