@@ -8,7 +8,7 @@ from bench.results import ROOT
 CODE = """
 import importlib, pkgutil, sys
 
-OPTIONAL = ("triton", "wandb", "lm_eval", "mamba_ssm", "causal_conv1d", "flash_attn", "fla", "IPython", "datasets", "transformers")
+OPTIONAL = ("triton", "wandb", "mamba_ssm", "causal_conv1d", "flash_attn", "fla", "IPython", "lm_eval", "datasets")
 for name in OPTIONAL:
     sys.modules[name] = None  # importing it now fails as it does where it is not installed
 
