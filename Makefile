@@ -13,6 +13,10 @@ TIER ?= nano
 SEEDS ?=
 # further KEY=VALUE for every run of the tier: ARGS='refresh=stale'
 ARGS ?=
+# what make report and make wandb-report are made from: a folder of runs; where the latter goes
+RESULTS ?= results/published
+ENTITY ?=
+PROJECT ?= ttt-bench
 WORKERS ?= 2
 
 SHELL := bash
@@ -25,7 +29,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 TORCHLESS_READY := $(VENV)/.ready-torchless
 TORCH_READY := $(VENV)/.torch-$(TORCH)
 # Tests that import no torch, for a second Python version.
-TORCHLESS_TESTS := $(addprefix bench/tests/test_,$(addsuffix .py,config results budget stats figures data corpus))
+TORCHLESS_TESTS := $(addprefix bench/tests/test_,$(addsuffix .py,config results budget stats figures data corpus report))
 
 .PHONY: help
 help: ## this list
@@ -59,6 +63,18 @@ plan: $(VENV)/.ready-core ## what TIER would run: cells, device, minutes, FLOPs,
 .PHONY: figures
 figures: $(TORCHLESS_READY) ## draw the published rows of TIER alone: seconds, no torch
 	@$(BIN)/python -m bench.figures $(TIER_ARGS) --published
+
+.PHONY: report
+report: $(TORCHLESS_READY) ## a page and Markdown of all that RESULTS shows, in results/figures/report: under a minute, no torch
+	@$(BIN)/python -m bench.report '$(RESULTS)'
+
+.PHONY: wandb-report
+wandb-report: $(VENV)/.ready-reports ## the same as a report of W&B: make wandb-report ENTITY=you PROJECT=name
+	@$(BIN)/python -m bench.report '$(RESULTS)' --wandb '$(ENTITY)/$(PROJECT)'
+
+.PHONY: notebooks
+notebooks: $(VENV)/.ready-notebooks ## run every notebook from its first to its last cell
+	$(BIN)/python -m pytest -o addopts= -o filterwarnings=default --nbmake --nbmake-timeout=600 notebooks
 
 .PHONY: smoke
 smoke: ## reproduce-figures with the smallest tier: everything once, tiny

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from bench.config import ConfigError
-from bench.results import PUBLISHED, CorruptResults, Run, read_runs
+from bench.results import PUBLISHED, CorruptResults, Run
 from bench.tier import load_tier
 
 FILES = ("config.yaml", "run.json", "rows.jsonl")
@@ -36,18 +36,17 @@ def main() -> int:
     words = parser.parse_args()
     try:
         tier = load_tier(words.tier, words.overrides)
-        wanted = tier.config_hashes
-        found = [run for run in read_runs([Path(tier.runs[0].results)]) if run.manifest.config_hash in wanted]
+        found = tier.recorded([Path(tier.runs[0].results)])
     except (ConfigError, CorruptResults) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finished = [run for run in found if run.manifest.status not in ("running", "killed")]
     for run in finished:
         publish(run)
-    print(f"{len(finished)} of {len(wanted)} runs of {words.tier} copied to {PUBLISHED}")
+    print(f"{len(finished)} of {len(tier.config_hashes)} runs of {words.tier} copied to {PUBLISHED}")
     if dirty := [run.manifest.run_id for run in finished if run.manifest.dirty]:
         print(f"note: {len(dirty)} of them were made from a tree with uncommitted changes", file=sys.stderr)
-    return 0 if len(finished) == len(wanted) else 1
+    return 0 if len(finished) == len(tier.config_hashes) else 1
 
 
 if __name__ == "__main__":

@@ -3,16 +3,17 @@
 A cell is a line of overrides in Hydra's grammar, so that one line stands for many runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bench.config import CONF, ConfigError, RunConfig, compose_runs, identity
 from bench.overrides import check_keys, expand
-from bench.results import Run, hash_of
+from bench.results import Run, hash_of, read_runs
 
 # Groups of conf/ whose choice is recorded under its own name.
 NAMED = {"model", "size", "budget", "data", "optim", "device", "experiment"}
@@ -32,6 +33,10 @@ class Tier:
     def config_hashes(self) -> frozenset[str]:
         """Names of all its configurations, on whatever device they were measured."""
         return frozenset(hash_of(identity(run)) for run in self.runs)
+
+    def recorded(self, roots: Iterable[Path]) -> list[Run]:
+        """Its runs below ``roots``, as far as they are there."""
+        return [run for run in read_runs(roots) if run.manifest.config_hash in self.config_hashes]
 
 
 def tier_names() -> list[str]:

@@ -7,16 +7,14 @@ from pathlib import Path
 from bench.config import ConfigError
 from bench.figures.data import Data
 from bench.figures.fairness_card import card_text
-from bench.figures.index import draw_all, figures_of
-from bench.results import PUBLISHED, ROOT, CorruptResults, Run, read_runs
+from bench.figures.index import FIGURES, draw_all, figures_of
+from bench.results import PUBLISHED, ROOT, CorruptResults, Run
 from bench.tier import Tier, load_tier
 
 
 def runs_of(tier: Tier, own: Path | None) -> list[Run]:
     """The runs of a tier's configurations: published ones, and the user's own where their folder is given."""
-    roots = [PUBLISHED] if own is None else [PUBLISHED, own]
-    wanted = tier.config_hashes
-    return [run for run in read_runs(roots) if run.manifest.config_hash in wanted]
+    return tier.recorded([PUBLISHED] if own is None else [PUBLISHED, own])
 
 
 def main() -> int:
@@ -35,7 +33,7 @@ def main() -> int:
         return 2
     out = words.out or ROOT / "results" / "figures" / tier.name
     figures = figures_of(tier.runs)
-    status = draw_all(runs, out, tier.name, tier.models, figures=figures)
+    status = draw_all(runs, out, tier.name, tier.models, figures=figures or FIGURES)
     if "fairness_card" in figures:
         print(card_text(Data(tuple(runs), tier.models, tier.name)))
     print(f"figures of {len(runs)} runs: {out}")

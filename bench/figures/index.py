@@ -65,7 +65,7 @@ def figures_of(runs: Sequence[RunConfig]) -> Mapping[str, Module]:
     tried = {(*_model_of(run), run.optim.lr) for run in runs if run.experiment.trains}
     is_search = len(tried) > len({place[:-1] for place in tried})
     every = {**(SEARCH_FIGURES if is_search else FIGURES), **KERNEL_FIGURES, **RECALL_FIGURES}
-    return {name: module for name, module in every.items() if module.EXPERIMENTS[-1] in measured}
+    return {name: module for name, module in every.items() if measured.issuperset(module.EXPERIMENTS)}
 
 
 def _model_of(run: RunConfig) -> tuple[str, str, str, str, int]:

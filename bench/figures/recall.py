@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from bench.figures import footer, panels
@@ -14,7 +13,7 @@ from bench.figures.data import Data
 from bench.figures.decode_latency import mean_step
 from bench.figures.frame import groups
 from bench.figures.lines import APART, APART_LATENCY, Curve, Line, curve, lines
-from bench.figures.page import Layout, Page, legend_of
+from bench.figures.page import Layout, Page, Sheet, legend_of
 from bench.figures.style import styled
 from bench.stats import share_interval
 
@@ -38,7 +37,7 @@ def rows(data: Data) -> pd.DataFrame:
 
 
 @styled
-def draw(data: Data) -> Figure:
+def draw(data: Data) -> Sheet:
     """A row of panels for each task: over context, state and step; a line goes from the shortest context to the longest."""
     table = rows(data)
     if table.empty:

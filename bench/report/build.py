@@ -70,6 +70,8 @@ def part_of(tier: Tier, runs: Sequence[Run]) -> Part:
         "fairness_card": lambda: numbers.card(fairness_card.rows(data)),
     }
     sections += [_figure(name, module, data, tables.get(name)) for name, module in figures.items()]
+    drawn = {module.EXPERIMENTS[-1] for module in figures.values()}
+    sections += [_undrawn(name, data) for name in sorted({run.manifest.experiment for run in runs} - drawn)]
     return Part(tier.name, tier.title, tier.about, (*sections, _not_run(tier, data)))
 
 
@@ -87,6 +89,16 @@ def _figure(name: str, module: Module, data: Data, table: Callable[[], Table] | 
     return Section(
         key, module.TITLE, (shown, *words, Fold("Numbers", (numbers.numbers(f"{module.TITLE}, in numbers", rows),)), sources)
     )
+
+
+def _undrawn(experiment: str, data: Data) -> Section:
+    """The numbers of an experiment that has no figure."""
+    metrics = [str(name) for name in data.table[data.table.experiment == experiment].metric.unique()]
+    found = {name: data.select(experiment, [name], timing=True) for name in metrics if name not in ("failure", "targets")}
+    tables = [numbers.numbers(name.replace("_", " "), rows) for name, rows in found.items()]
+    alarms = [Text(trouble, alarm=True) for trouble in data.troubles([experiment])]
+    sources = [Fold("Where these numbers come from", (_sources(pd.concat(found.values()), data),))] if found else []
+    return Section(f"{data.tier}-{experiment}", experiment.replace("_", " ").capitalize(), (*tables, *alarms, *sources))
 
 
 def _picture(name: str, module: Module, sheet: Sheet, rows: pd.DataFrame, tier: str) -> Picture:

@@ -7,38 +7,22 @@ from typing import Any
 import pandas as pd
 
 from bench.figures import fairness_card
-from bench.figures.frame import groups, records
+from bench.figures.frame import COORDINATES, groups, records
 from bench.figures.lines import windows_of
 from bench.figures.style import look_of, series_name
 from bench.figures.verdicts import Verdict
 from bench.report.spec import Cell, Table
 from bench.results import Run
-from bench.stats import Interval, median_interval
+from bench.stats import Interval, median_interval, share_interval
 
-# Coordinates that a table shows where they differ, with the words of its head.
-COORDINATES = {
-    "size": "size",
-    "budget": "budget",
-    "match": "match",
-    "train_context": "training context",
-    "data": "data",
-    "device": "device",
-    "dtype": "dtype",
-    "impl": "implementation",
-    "exec": "execution",
-    "lr": "learning rate",
-    "op": "operation",
-    "pass": "pass",
-    "heads": "heads",
-    "head_dim": "head dim",
-    "batch": "batch",
-    "phases": "rows",
-    "slot": "step of the cycle",
-    "layer": "layer",
-    "weights": "weights",
-    "context": "context",
-    "position": "position",
+# Coordinates that follow from others, or that a mean is taken over.
+FOLLOWING = {
+    *("model", "backbone", "params", "budget_flops", "train_flops", "tokens", "tokenizer"),
+    *("n_targets", "clusters", "seed", "split"),
 }
+# What says of a model what it is: the fairness card has it.
+OF_A_MODEL = {"lr", "mini_batch", "micro_batch", "checkpoint"}
+OF_THE_RUN = ("budget", "device", "lr")
 # Beyond this many lines a table shows positions at octaves only.
 LONG = 120
 SCALES = {"s": ((1.0, "s"), (1e3, "ms"), (1e6, "µs"))}
@@ -47,12 +31,12 @@ SCALES = {"s": ((1.0, "s"), (1e3, "ms"), (1e6, "µs"))}
 def numbers(title: str, rows: pd.DataFrame) -> Table:
     """A line for each number that a figure shows: mean over seeds of a loss, median of times, with 95 % intervals.
 
-    A coordinate has a column where it differs, a learning rate only where it does so within a model.
+    A coordinate has a column where it differs, one of OF_A_MODEL only where it does so within a model.
     """
     named = rows.model.notna().any()
-    differ = [name for name in COORDINATES if rows[name].nunique(dropna=False) > 1]
+    differ = [name for name in (*COORDINATES, *OF_THE_RUN) if name not in FOLLOWING and rows[name].nunique(dropna=False) > 1]
     within = [name for name in differ if not named or rows.groupby("series")[name].nunique(dropna=False).max() > 1]
-    places = [name for name in differ if name in within or name != "lr"]
+    places = [name for name in differ if name in within or name not in OF_A_MODEL]
     found = [(series, place, _interval(part), part) for series, place, part in _cells(rows, places, within)]
     if len(found) > LONG and "position" in places:
         found = [one for one in found if _is_octave(one[1]["position"], rows.position.min())]
@@ -61,7 +45,7 @@ def numbers(title: str, rows: pd.DataFrame) -> Table:
     lines = []
     for series, place, interval, part in found:
         cells: dict[str, Cell | str] = {"model": look_of(series).label} if named else {}
-        cells |= {COORDINATES[name]: _coordinate(one) for name, one in place.items()}
+        cells |= {name.replace("_", " "): _coordinate(one) for name, one in place.items()}
         cells |= {f"{value} ({shown})": _number(scale * interval.value), "95 % interval": _bounded(interval, scale)}
         if unit == "nat/token":
             cells["perplexity"] = _number(math.exp(min(interval.value, 700)))
@@ -85,14 +69,17 @@ def _rank(value: object) -> tuple[bool, float, str]:
 
 
 def _interval(part: pd.DataFrame) -> Interval:
-    """Of a loss by its windows, of a time by its samples; else none."""
+    """Of a loss by its windows, of a time or an accuracy by its samples; else none."""
     value = float(part.value.mean())
     unknown = Interval(value, -math.inf, math.inf, len(part), "samples")
     if part.clusters.notna().all() and all(map(len, part.samples)):
         made = windows_of(part).interval()
         return Interval(value, made.low, made.high, made.n, made.unit)
+    samples = [one for row in records(part[["samples", "value"]]) for one in (row["samples"] or (row["value"],))]
+    if part.metric.iloc[0] == "accuracy":
+        return share_interval(samples)
     if part.unit.iloc[0] == "s":
-        made = median_interval([s for row in records(part[["samples", "value"]]) for s in (row["samples"] or (row["value"],))])
+        made = median_interval(samples)
         return made if made.level >= 0.95 else Interval(made.value, -math.inf, math.inf, made.n, made.unit)
     return unknown
 
