@@ -1,6 +1,6 @@
 """What an experiment may touch: its run, its models, its data, and the recorder of its rows."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from bench.build import DTYPES, Prepared, build_lm, prepare
 from bench.config import RunConfig, TrainConfig
 from bench.data.corpus import Document, load_documents
 from bench.data.tokenizer import get_tokenizer
+from bench.progress import Progress, silent
 from bench.results import At, Coordinate, Recorder, Row
 from bench.train import load
 from models.lm import LM
@@ -27,7 +28,7 @@ class Lab:
     run: RunConfig
     recorder: Recorder
     weights: Path | None
-    progress: Callable[[float], None] = field(default=lambda fraction: None)
+    progress: Progress = silent
     here: At = field(default_factory=dict)
 
     @cached_property

@@ -35,7 +35,8 @@ def tier_names() -> list[str]:
 def load_tier(name: str, overrides: Sequence[str] = ()) -> Tier:
     """The tier with every cell expanded and ``overrides`` added to each.
 
-    ``seeds=N`` among them stands for seeds 0 .. N - 1, in every cell that does not name its own.
+    ``seeds=N`` among them stands for seeds 0 .. N - 1, in every cell that does not name its own. Its name is the group in
+    which tracking shows them.
 
     Raises:
         ConfigError: there is no such tier, or a cell of it is not possible.
@@ -48,7 +49,8 @@ def load_tier(name: str, overrides: Sequence[str] = ()) -> Tier:
         raise ConfigError(f"seeds={seeds[0]} is not possible; give a whole number, 1 or more")
     check_keys(others)
     told = yaml.safe_load((CONF / "tier" / f"{name}.yaml").read_text())
-    lines = [_merged([*told["common"], *cell.split(), *_seeded(cell, seeds), *others]) for cell in told["cells"]]
+    common = [f"tracking.group={name}", *told["common"]]
+    lines = [_merged([*common, *cell.split(), *_seeded(cell, seeds), *others]) for cell in told["cells"]]
     runs = compose_runs([job for line in lines for job in expand(line)])
     return Tier(name, tuple(told["models"]), tuple(sorted(runs, key=_place)))
 
