@@ -32,6 +32,7 @@ def main(config: DictConfig) -> None:
 
     try:
         with shown(Board([Job(label_of(run))])) as show:
+            show(Message(0))
             outcome = execute(run, lambda fraction, note="": show(Message(0, fraction, note)))
     except EXPECTED as error:
         sys.exit(f"error: {error}")

@@ -105,10 +105,10 @@ class Board:
         return seconds_together(left, self.workers)
 
     def _left(self, job: int, now: float) -> float:
-        """Of a job, as fast as it went; before a tenth of it is done as forecast, times how far off forecasts were."""
+        """Of a job, as fast as it went; before a twentieth of it is done as forecast, times how far off forecasts were."""
         taken = now - self.starts.get(job, now)
         fraction = self.latest[job].fraction if job in self.latest else 0.0
-        if fraction > 0.1 or (fraction > 0 and math.isinf(self.jobs[job].seconds)):
+        if fraction > 0.05:
             return taken * (1 - fraction) / fraction
         return max(0.0, self._pace() * self.jobs[job].seconds - taken)
 

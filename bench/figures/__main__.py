@@ -10,6 +10,7 @@ from bench.figures.fairness_card import card_text
 from bench.figures.index import FIGURES, KERNEL_FIGURES, draw_all
 from bench.results import PUBLISHED, ROOT, CorruptResults, Run, read_runs
 from bench.tier import Tier, load_tier
+from bench.tracking.process import check, track
 
 
 def runs_of(tier: Tier, own: Path | None) -> list[Run]:
@@ -29,6 +30,7 @@ def main() -> int:
     words = parser.parse_args()
     try:
         tier = load_tier(words.tier, words.overrides)
+        check(tier.runs[0].tracking)
         runs = runs_of(tier, None if words.published else Path(tier.runs[0].results))
     except (ConfigError, CorruptResults) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -37,6 +39,7 @@ def main() -> int:
     kinds = {run.experiment.modelless for run in tier.runs}
     figures = {**(FIGURES if False in kinds else {}), **(KERNEL_FIGURES if True in kinds else {})}
     status = draw_all(runs, out, tier.name, tier.models, figures=figures)
+    track(out, tier.runs[0].tracking)
     if False in kinds:
         print(card_text(Data(tuple(runs), tier.models, tier.name)))
     print(f"figures of {len(runs)} runs: {out}")

@@ -1,8 +1,8 @@
 """The process that speaks to W&B: ``python -m bench.tracking.log FOLDER TRACKING``, started and limited by process.py.
 
 It reads the folder of a run, or of a tier's figures, until its standard input ends, and logs what is new. Whenever it begins it
-logs all that is there, so that an offline folder is whole, whatever was interrupted before it. TRACKING: the fields of
-TrackingConfig, JSON. It ends with AWAY where it logged offline, as W&B did not answer.
+logs all that is there: an offline folder is whole whatever was interrupted, and online W&B drops what it has. TRACKING: the
+fields of TrackingConfig, JSON. It ends with AWAY where it logged offline, as W&B did not answer.
 """
 
 import json
@@ -53,8 +53,8 @@ def log_run(folder: Path, tracking: TrackingConfig) -> int:
             break
         is_over = _is_over(EVERY_S, tracking)
         run = read_run(folder)
-    _log_all(stream, run, tracking.upload)
-    stream.finish(exit_code=0 if run.manifest.status == "done" else 1)
+    _log_end(stream, run, tracking.upload)
+    _finish(stream, run.manifest.status)
     return status
 
 
@@ -71,8 +71,11 @@ def _define(stream: wandb.Run, point: Point) -> None:
     stream.define_metric(point.key, step_metric=point.axis, summary="last" if point.axis == "tokens" else "none")
 
 
-def _log_all(stream: wandb.Run, run: Run, upload: Sequence[str]) -> None:
+def _log_end(stream: wandb.Run, run: Run, upload: Sequence[str]) -> None:
+    """Numbers by their places and how the run stands; where it is not interrupted, its table and files."""
     stream.summary.update({**summary(run.manifest.experiment, run.rows), **ending(run.manifest)})
+    if run.manifest.status == "running":
+        return
     if "rows" in upload and run.rows:
         columns, lines = table(run.rows)
         stream.log({"rows": wandb.Table(columns=[*columns], data=[*lines])}, step=len(run.rows))
@@ -84,14 +87,28 @@ def _log_all(stream: wandb.Run, run: Run, upload: Sequence[str]) -> None:
 
 def log_figures(folder: Path, tracking: TrackingConfig) -> int:
     """The figures of a tier as images, with what they are drawn from as configuration, in one run of their own."""
+    if "figures" not in tracking.upload:
+        return 0
     index = json.loads((folder / "index.json").read_text())
     name, figures = f"figures-{index['tier']}", index["figures"]
     stream, status = _begin(tracking, {"id": name, "job_type": "figures", "tags": tracking.tags, "config": index})
     files = {"contact_sheet": index["contact_sheet"]} | {key: f"{key}.png" for key in figures}
     stream.log({f"figures/{key}": wandb.Image(str(folder / file), caption=key) for key, file in files.items()})
     _log_files(stream, name, "figures", [path for path in folder.iterdir() if path.is_file()])
-    stream.finish()
+    _finish(stream, "done")
     return status
+
+
+def _finish(stream: wandb.Run, status: str) -> None:
+    """Leaves one folder a run, W&B's mark where it arrived, and nothing of an interrupted offline run: it will be whole."""
+    folder, is_offline = Path(stream.dir).parent, stream.offline
+    stream.finish(exit_code=0 if status == "done" else 1)
+    if not is_offline:
+        next(folder.glob("*.wandb")).with_suffix(".wandb.synced").touch()
+    replaced = [other for other in folder.parent.glob(f"offline-run-*-{stream.id}") if not list(other.glob("*.synced"))]
+    for other in replaced:
+        if other != folder or status == "running":
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _log_files(stream: wandb.Run, name: str, kind: str, paths: Sequence[Path]) -> None:
@@ -119,7 +136,7 @@ def _begin(tracking: TrackingConfig, about: Mapping[str, Any]) -> tuple[wandb.Ru
 
 def _init(tracking: TrackingConfig, about: Mapping[str, Any]) -> wandb.Run:
     patience = tracking.limit_s / 3
-    settings = wandb.Settings(**QUIET, init_timeout=patience, finish_timeout=patience)
+    settings = wandb.Settings(**QUIET, init_timeout=patience, finish_timeout=patience, finish_timeout_raises=True)
     place: dict[str, Any] = {name: getattr(tracking, name) for name in ("project", "entity", "group", "dir")}
     return wandb.init(**place, name=about["id"], settings=settings, **about)
 

@@ -47,8 +47,8 @@ def tracked(folder: Path, tracking: TrackingConfig, live: bool = False) -> Itera
 
 
 def track(folder: Path, tracking: TrackingConfig) -> bool:
-    """Logs a run that has ended, or a tier's figures; whether it did."""
-    return _finish(_start(folder, tracking), tracking)
+    """Logs a run that has ended, or a tier's figures; whether it did what is asked for."""
+    return tracking.name == "none" or _finish(_start(folder, tracking), tracking)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _finish(begun: _Process | None, tracking: TrackingConfig) -> bool:
         return _trouble(f"it did not end within {tracking.limit_s:g} s")
     begun.errors.seek(0)
     told = begun.errors.read().decode(errors="replace").strip().splitlines()
-    return status == 0 or _trouble(told[-1] if told else f"its process ended with exit code {status}")
+    return status == 0 or _trouble(told[-1].strip(".") if told else f"its process ended with exit code {status}")
 
 
 def _environment(local: Path) -> dict[str, str]:
