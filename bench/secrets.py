@@ -9,7 +9,7 @@ HIDDEN = "***"
 # Names of what is secret, in a configuration or an environment: hf_token and WANDB_API_KEY, not batch_tokens.
 NAME = re.compile(r"(^|_)(key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
 # In any text: user and password of an address, and tokens by the beginnings that their issuers gave them.
-SHAPE = re.compile(r"(?<=://)[^/\s@]+(?=@)|\b(hf_|gh[opsu]_|github_pat_|sk-|wandb_v\d_|glpat-|AKIA)[\w-]{12,}")
+SHAPE = re.compile(r"(?<=[:/]/)[^/\s@]+(?=@)|\b(hf_|gh[opsu]_|github_pat_|sk-|wandb_v\d_|glpat-|AKIA)[\w-]{12,}")
 # Shorter values of the environment would be found everywhere.
 LEAST = 8
 

@@ -67,7 +67,7 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
 
 def tags(config: Mapping[str, Any]) -> list[str]:
     """As the command line has them: ``model=ttt_linear``; of what measures no model its dtype alone."""
-    if config["experiment"].get("modelless"):
+    if config.get("experiment", {}).get("modelless"):
         return [f"dtype={config['device']['dtype']}"]
     model = config["model"]
     return [

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -40,10 +41,10 @@ def tracked(folder: Path, tracking: TrackingConfig, live: bool = False) -> Itera
     try:
         yield
     finally:
-        if process is not None:
-            process.stdin.close()
         if not isinstance(sys.exception(), KeyboardInterrupt):
             _finish(process, tracking) if live else track(folder, tracking)
+        elif process is not None:
+            process.leave()
 
 
 def track(folder: Path, tracking: TrackingConfig) -> bool:
@@ -56,6 +57,26 @@ class _Process:
     process: subprocess.Popen[bytes]
     stdin: IO[bytes]
     errors: IO[bytes]
+
+    def leave(self) -> None:
+        """Tells it that there is no more to come, and goes on."""
+        self.stdin.close()
+        self.errors.close()
+        threading.Thread(target=self.process.wait, daemon=True).start()  # where this process lives on, its end is noticed
+
+    def end(self, limit_s: float) -> str:
+        """Tells it that there is no more to come, and waits; what went wrong, empty where it logged as was asked."""
+        self.stdin.close()
+        with self.errors:
+            try:
+                status = self.process.wait(limit_s)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                return f"it did not end within {limit_s:g} s"
+            self.errors.seek(0)
+            told = self.errors.read().decode(errors="replace").strip().splitlines()
+        return "" if status == 0 else told[-1].strip(".") if told else f"its process ended with exit code {status}"
 
 
 def _start(folder: Path, tracking: TrackingConfig) -> _Process | None:
@@ -81,19 +102,10 @@ def _start(folder: Path, tracking: TrackingConfig) -> _Process | None:
 
 
 def _finish(begun: _Process | None, tracking: TrackingConfig) -> bool:
-    """Tells it that there is no more to come, and waits; whether it logged as was asked."""
     if begun is None:
         return False
-    begun.stdin.close()
-    try:
-        status = begun.process.wait(tracking.limit_s)
-    except subprocess.TimeoutExpired:
-        begun.process.kill()
-        begun.process.wait()
-        return _trouble(f"it did not end within {tracking.limit_s:g} s")
-    begun.errors.seek(0)
-    told = begun.errors.read().decode(errors="replace").strip().splitlines()
-    return status == 0 or _trouble(told[-1].strip(".") if told else f"its process ended with exit code {status}")
+    trouble = begun.end(tracking.limit_s)
+    return not trouble or _trouble(trouble)
 
 
 def _environment(local: Path) -> dict[str, str]:
