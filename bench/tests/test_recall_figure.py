@@ -40,7 +40,7 @@ def runs(tmp_path: Path) -> list[Run]:
 
 def x_of(ax: Axes, model: str) -> list[float]:
     colour = look_of(model).colour
-    return [float(x) for line in ax.lines if line.get_color() == colour for x in line.get_xdata()][: len(CONTEXTS)]
+    return [float(x) for line in ax.lines if line.get_color() == colour for x in np.asarray(line.get_xdata())][: len(CONTEXTS)]
 
 
 def test_a_row_of_panels_for_each_task(runs: list[Run]) -> None:
