@@ -84,6 +84,10 @@ smoke: ## reproduce-figures with the smallest tier: everything once, tiny
 publish: $(TORCHLESS_READY) ## copy the finished runs of TIER to results/published
 	@$(BIN)/python -m bench.publish $(TIER_ARGS)
 
+.PHONY: wandb-sync
+wandb-sync: $(VENV)/.ready-reports ## upload to W&B what tracking=wandb kept here
+	@$(BIN)/python -m bench.tracking.sync
+
 .PHONY: test-torchless
 test-torchless: $(TORCHLESS_READY) ## the tests of what needs no torch: configuration, budget, results, figures, data
 	$(PIP) --quiet 'pytest>=8.4'

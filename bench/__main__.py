@@ -4,12 +4,18 @@ Runs one experiment, or finds it done, and says where its rows are. Nothing belo
 """
 
 import sys
+from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from bench.config import CONF, ConfigError, parse, register
+from bench.display import shown
 from bench.overrides import check_keys
+from bench.progress import Board, Job, Message, label_of
+from bench.tracking.process import check
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -17,21 +23,34 @@ def main(config: DictConfig) -> None:
     """One job."""
     try:
         run = parse(config)
+        check(run.tracking)
     except ConfigError as error:
         sys.exit(f"error: {error}")
+    run.tracking.group = run.tracking.group or sweep()
     from bench.errors import EXPECTED  # torch is imported only once the configuration is known to be right
     from bench.run import execute
 
     try:
-        outcome = execute(run)
+        with shown(Board([Job(label_of(run))])) as show:
+            show(Message(0))
+            outcome = execute(run, lambda fraction, note="": show(Message(0, fraction, note)))
     except EXPECTED as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
     manifest = outcome.manifest
     before = "" if outcome.is_new else ", done before"
     stale = ", by other sources: refresh=stale repeats it" if outcome.is_stale else ""
     print(f"{manifest.status}{before}{stale}: {run.results}/{manifest.experiment}/{manifest.run_id}, {manifest.seconds:.1f} s")
     if manifest.status != "done":
         sys.exit(f"error: {manifest.cause}")
+
+
+def sweep() -> str | None:
+    """The name of the sweep that this job is of, if it is of one: its folder's, in which Hydra says what was swept."""
+    job = HydraConfig.get()
+    return Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
 
 
 if __name__ == "__main__":

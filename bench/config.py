@@ -185,6 +185,25 @@ class ExperimentConfig:
 
 
 @dataclass(kw_only=True)
+class TrackingConfig:
+    """conf/tracking: where runs are shown beside their rows; no number and no status depends on it.
+
+    name: none | wandb. project, entity, group, tags: as W&B knows them; a group is a tier or a sweep unless given. dir: where
+    W&B keeps its local files. upload: of rows (a table), results (the run's files), weights, figures. limit_s: seconds that
+    a run, when it has ended, waits for W&B.
+    """
+
+    name: str = "none"
+    project: str = "ttt-bench"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    dir: str = "results"
+    upload: list[str] = field(default_factory=list)
+    limit_s: float = 30.0
+
+
+@dataclass(kw_only=True)
 class RunConfig:
     """Everything that makes one run; VOLATILE names what does not belong to its identity."""
 
@@ -197,6 +216,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = 0
     results: str = "results/runs"
     refresh: str = "none"
@@ -204,7 +224,7 @@ class RunConfig:
 
 # What says where, when and how a run is measured, and what only explains it: neither changes its numbers.
 # (How a training is run does change its time, so what measures that holds a copy of ``train``.)
-UNRECORDED = ("results", "refresh")
+UNRECORDED = ("results", "refresh", "tracking")
 VOLATILE = (
     *(*UNRECORDED, "device.workers", "device.flop_rate", "device.peak_rate"),
     *("train", "optim.searched", "optim.lr_source", "experiment.modelless", "experiment.extra"),
@@ -241,6 +261,9 @@ def parse(config: DictConfig | ListConfig) -> RunConfig:
             f"train.micro_batch={run.train.micro_batch} is not possible; give sequences, or 0 for the whole batch"
         )
     _one_of("refresh", run.refresh, ("none", "stale", "all"))
+    _one_of("tracking.name", run.tracking.name, ("none", "wandb"))
+    for what in run.tracking.upload:
+        _one_of("tracking.upload", what, ("rows", "results", "weights", "figures"))
     _one_of("device.dtype", run.device.dtype, ("float32", "bfloat16", "float64"))
     return run
 

@@ -1,6 +1,6 @@
 """What an experiment may touch: its run, its models, its data, and the recorder of its rows."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from bench.data import DataError
 from bench.data.corpus import Corpus
 from bench.data.prepare import prepare as prepare_corpus
 from bench.data.shards import Document
+from bench.progress import Progress, silent
 from bench.results import At, Coordinate, Recorder, Row
 from bench.train import load
 from models.lm import LM
@@ -29,7 +30,7 @@ class Lab:
     run: RunConfig
     recorder: Recorder
     weights: Path | None
-    progress: Callable[[float], None] = field(default=lambda fraction: None)
+    progress: Progress = silent
     here: At = field(default_factory=dict)
 
     @cached_property

@@ -5,6 +5,7 @@ Workers end with their parent, kill -9 of it included, so that a restart finds n
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,26 +14,20 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from bench.config import RunConfig
+from bench.progress import Message
 from bench.results import FAILURES
 
 PROGRESS_EVERY_S = 0.5
 GOOD = ("done",)
 
 
-@dataclass(frozen=True)
-class Message:
-    """What is known of a cell: that it began or how much is done (``status`` empty), or how it ended, and why."""
-
-    cell: int
-    fraction: float = 0.0
-    status: str = ""
-    cause: str = ""
-
-
 @dataclass
 class _Worker:
+    """A process; ``words``: what it writes to its standard output and standard error."""
+
     process: BaseProcess
     pipe: Connection
+    words: Connection
     cell: int | None = None
 
 
@@ -55,9 +50,13 @@ class Pool:
             while len(self._ended) < len(self.cells):
                 for message in self._begin():
                     yield self._noted(message)
-                busy = {worker.pipe: worker for worker in self._crew if worker.cell is not None}
-                for pipe in wait(list(busy)) if busy else ():  # no pipe would be waited for for ever
-                    yield self._noted(self._receive(busy[pipe]))  # type: ignore[index]
+                busy = [worker for worker in self._crew if worker.cell is not None]
+                ends = [end for worker in busy for end in (worker.pipe, worker.words)]
+                ready = wait(ends) if busy else ()  # none would be waited for for ever
+                for worker in busy:
+                    yield from _said(worker)
+                    if worker.pipe in ready:
+                        yield self._noted(self._receive(worker))
         finally:
             for worker in self._crew:
                 worker.process.terminate()
@@ -65,7 +64,7 @@ class Pool:
 
     def _noted(self, message: Message) -> Message:
         if message.status:
-            self._ended[message.cell] = message.status
+            self._ended[message.job] = message.status
         return message
 
     def _begin(self) -> list[Message]:
@@ -102,11 +101,12 @@ class Pool:
 
     def _hire(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs,), daemon=True)
+        (ours, theirs), (words, spoken) = context.Pipe(), context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(theirs, spoken), daemon=True)
         process.start()
         theirs.close()
-        worker = _Worker(process, ours)
+        spoken.close()
+        worker = _Worker(process, ours, words)
         self._crew.append(worker)
         return worker
 
@@ -125,8 +125,19 @@ class Pool:
         return message
 
 
-def _work(pipe: Connection) -> None:
-    """A worker's life: cells come through the pipe, messages go back."""
+def _said(worker: _Worker) -> Iterator[Message]:
+    """Lines that a worker wrote since."""
+    assert worker.cell is not None
+    while worker.words.poll() and (text := os.read(worker.words.fileno(), 1 << 16)):
+        for line in text.decode(errors="replace").splitlines():
+            yield Message(worker.cell, said=line)
+
+
+def _work(pipe: Connection, words: Connection) -> None:
+    """A worker's life: cells come through the pipe, messages go back; its standard output and standard error are ``words``."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    for stream in (1, 2):
+        os.dup2(words.fileno(), stream)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from bench.run import execute, find  # torch: imported once a worker
 
@@ -134,15 +145,15 @@ def _work(pipe: Connection) -> None:
         cell, run = pipe.recv()
         told = 0.0
 
-        def progress(fraction: float, cell: int = cell) -> None:
+        def progress(fraction: float, note: str = "", cell: int = cell) -> None:
             nonlocal told
             if time.monotonic() - told > PROGRESS_EVERY_S:
                 told = time.monotonic()
-                _tell(pipe, Message(cell, fraction))
+                _tell(pipe, Message(cell, fraction, note))
 
         try:
             manifest = execute(run, progress).manifest
-            _tell(pipe, Message(cell, 1.0, manifest.status, manifest.cause))
+            _tell(pipe, Message(cell, 1.0, status=manifest.status, cause=manifest.cause))
         except Exception as error:  # noqa: BLE001  whatever it was, its status is recorded and the other cells go on
             left = find(run)
             status = left.status if left is not None and left.status in FAILURES else "failed"

@@ -5,7 +5,6 @@
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +14,15 @@ from bench.config import RunConfig, record, training
 from bench.data.corpus import find_corpus
 from bench.data.prepare import Told
 from bench.data.prepare import prepare as prepare_corpus
+from bench.display import shown
 from bench.errors import EXPECTED
 from bench.forecast import Forecast, forecast
-from bench.pool import Message, Pool
+from bench.pool import Pool
+from bench.progress import Board, Job, label_of, seconds_together
 from bench.results import FAILURES, PUBLISHED, SETTLED, hash_of_sources, open_run, read_runs
 from bench.run import describe, find, record_failure
 from bench.tier import Tier, load_tier
+from bench.tracking.process import check
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,9 @@ class Cell:
         return self.status in (*SETTLED, "stale")
 
     @property
-    def label(self) -> str:
-        """Short, for a line of progress."""
-        run = self.run
-        if run.experiment.modelless:
-            return f"{run.experiment.name} {run.device.dtype} s{run.seed}"
-        backbone = "" if run.model.backbone == "mamba" or not run.model.name.startswith("ttt") else " (T)"
-        return f"{run.experiment.name} {run.model.name}{backbone} {run.size.name} {run.budget.name} s{run.seed}"
+    def job(self) -> Job:
+        """For a board."""
+        return Job(label_of(self.run), self.forecast.seconds, self.run.experiment.timing)
 
 
 def survey(tier: Tier) -> list[Cell]:
@@ -80,15 +78,17 @@ def prepare_data(cells: Sequence[Cell]) -> None:
 
 def plan_text(cells: Sequence[Cell], workers: int) -> str:
     """The table of ``plan``: cell, device, minutes, FLOPs, how it stands; then what is left in all."""
-    width = max(len(cell.label) for cell in cells)
+    width = max(len(cell.job.label) for cell in cells)
     lines = [f"{'cell':{width}}  {'device':8}  {'minutes':>8}  {'FLOPs':>9}  status"]
     for cell in cells:
         guess = " " if cell.forecast.is_measured else "~"
         minutes = f"{guess}{cell.forecast.seconds / 60:.2f}"
-        lines.append(f"{cell.label:{width}}  {cell.run.device.name:8}  {minutes:>8}  {cell.forecast.flops:9.2e}  {cell.status}")
+        facts = f"{cell.run.device.name:8}  {minutes:>8}  {cell.forecast.flops:9.2e}  {cell.status}"
+        lines.append(f"{cell.job.label:{width}}  {facts}")
     left = [cell for cell in cells if not cell.is_settled]
+    seconds = seconds_together([cell.job for cell in left], workers)
     lines.append(
-        f"{len(cells)} cells, {len(left)} to do: about {seconds_left(left, workers) / 60:.1f} minutes on {workers} "
+        f"{len(cells)} cells, {len(left)} to do: about {seconds / 60:.1f} minutes on {workers} "
         f"worker{'s' * (workers > 1)}, {sum(cell.forecast.flops for cell in left):.2e} FLOPs"
     )
     if any(not cell.forecast.is_measured for cell in cells):
@@ -101,24 +101,19 @@ def plan_text(cells: Sequence[Cell], workers: int) -> str:
     return "\n".join(lines)
 
 
-def seconds_left(cells: Sequence[Cell], workers: int) -> float:
-    """Of all cells, where those that time run alone and the others share the workers."""
-    alone = sum(cell.forecast.seconds for cell in cells if cell.run.experiment.timing)
-    shared = [cell.forecast.seconds for cell in cells if not cell.run.experiment.timing]
-    return alone + max(sum(shared) / workers, max(shared, default=0.0))
-
-
 def run_tier(cells: Sequence[Cell], workers: int) -> dict[str, str]:
     """Runs what is not settled, printing as it goes; returns the cause of each cell that failed, by its label."""
     todo = [cell for cell in cells if not cell.is_settled]
-    failures = {cell.label: cell.status for cell in cells if cell.is_settled and cell.status in FAILURES}
-    board = Board(todo, workers, done=len(cells) - len(todo))
-    for message in Pool([cell.run for cell in todo], _needs(todo), workers).run():
-        if message.status == "killed":
-            _record_killed(todo[message.cell].run, message.cause)
-        if message.status not in ("", "done"):
-            failures[todo[message.cell].label] = f"{message.status}: {message.cause}"
-        board.show(message)
+    failures = {cell.job.label: cell.status for cell in cells if cell.is_settled and cell.status in FAILURES}
+    board = Board([cell.job for cell in todo], workers, before=len(cells) - len(todo))
+    print(f"{len(cells)} cells, {board.before} done before, {len(todo)} to do", flush=True)
+    with shown(board) as show:
+        for message in Pool([cell.run for cell in todo], _needs(todo), workers).run():
+            if message.status == "killed":
+                _record_killed(todo[message.job].run, message.cause)
+            if message.status not in ("", "done"):
+                failures[todo[message.job].job.label] = f"{message.status}: {message.cause}"
+            show(message)
     return failures
 
 
@@ -136,50 +131,6 @@ def _record_killed(run: RunConfig, cause: str) -> None:
             record_failure(recorder, "killed", cause, run, {})
 
 
-class Board:
-    """Progress on the terminal: what ended, what runs, what is left and when it will end."""
-
-    every_s = 10.0
-
-    def __init__(self, cells: Sequence[Cell], workers: int, done: int) -> None:
-        self.cells, self.workers, self.total = cells, workers, len(cells) + done
-        self.fractions: dict[int, float] = {}
-        self.ended: dict[int, float] = {}
-        self.began = self.told = time.monotonic()
-        self.starts: dict[int, float] = {}
-        print(f"{self.total} cells, {done} done before, {len(cells)} to do", flush=True)
-
-    def show(self, message: Message) -> None:
-        """Prints a line where a cell ended, and every ten seconds."""
-        now, cell = time.monotonic(), message.cell
-        self.starts.setdefault(cell, now)
-        self.fractions[cell] = message.fraction
-        if message.status:
-            self.ended[cell] = now - self.starts[cell]
-            cause = f" ({message.cause})" if message.cause else ""
-            self._say(f"{message.status:8} {self.cells[cell].label}, {self.ended[cell]:.0f} s{cause}")
-        elif now - self.told > self.every_s:
-            self._say("running  " + ", ".join(f"{self.cells[c].label} {self.fractions[c]:.0%}" for c in self._running()))
-
-    def _running(self) -> list[int]:
-        return [cell for cell in self.starts if cell not in self.ended]
-
-    def _say(self, text: str) -> None:
-        self.told = time.monotonic()
-        left = self._seconds_left()
-        end = time.strftime("%H:%M", time.localtime(time.time() + left))
-        count = f"{self.total - len(self.cells) + len(self.ended)}/{self.total}"
-        print(f"[{count:>7}] {text} | left {left / 60:.1f} min, ends {end}", flush=True)
-
-    def _seconds_left(self) -> float:
-        """The forecast of what is left, times how far off the forecasts of ended cells were."""
-        expected = sum(self.cells[c].forecast.seconds for c in self.ended)
-        pace = sum(self.ended.values()) / expected if expected > 5 else 1.0
-        running = sum(self.cells[c].forecast.seconds * self.fractions[c] for c in self._running())
-        left = [cell for n, cell in enumerate(self.cells) if n not in self.ended]
-        return max(0.0, pace * (seconds_left(left, self.workers) - running / self.workers))
-
-
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.reproduce", description=__doc__)
@@ -189,6 +140,7 @@ def main() -> int:
     words = parser.parse_args()
     try:
         tier = load_tier(words.tier, words.overrides)
+        check(tier.runs[0].tracking)
         cells = survey(tier)
         workers = max(run.device.workers for run in tier.runs)
         if words.verb == "run":

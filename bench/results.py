@@ -23,6 +23,8 @@ from typing import Any
 
 import yaml
 
+from bench.secrets import without_secrets
+
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "results" / "published"
 FAILURES = ("failed", "oom", "diverged", "killed")
@@ -124,6 +126,7 @@ class Recorder:
     def finish(self, status: str, cause: str = "") -> None:
         """Sets the final status, in one atomic replacement of run.json."""
         seconds = self.manifest.seconds + time.monotonic() - self.began
+        cause = without_secrets(cause)
         self.manifest = replace(self.manifest, status=status, cause=cause, seconds=round(seconds, 3), rows=len(self.rows))
         write_manifest(self.folder, self.manifest)
 
@@ -172,7 +175,7 @@ def _begin(folder: Path, manifest: Manifest, config: Mapping[str, Any]) -> Recor
     for old in folder.iterdir():
         if old.name != ".lock":
             shutil.rmtree(old) if old.is_dir() else old.unlink()
-    write_atomic(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=True))
+    write_atomic(folder / "config.yaml", yaml.safe_dump(without_secrets(config), sort_keys=True))
     return Recorder(folder, manifest)
 
 

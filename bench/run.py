@@ -1,6 +1,5 @@
 """One run from configuration to rows: finds what is done, resumes what is not, records how it ended."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from hydra.utils import instantiate
 from bench.config import RunConfig, identity, record, run_id, training
 from bench.hardware import device_name, versions
 from bench.lab import Lab
+from bench.progress import Progress, silent
 from bench.results import (
     FAILURES,
     SETTLED,
@@ -27,6 +27,7 @@ from bench.results import (
     read_manifest,
     read_run,
 )
+from bench.tracking.process import tracked
 from bench.train import CorruptCheckpoint, Diverged
 
 
@@ -73,7 +74,7 @@ def find(run: RunConfig) -> Manifest | None:
     return None if before is None or is_asked_for(before, manifest.sources, run.refresh) else before
 
 
-def execute(run: RunConfig, progress: Callable[[float], None] = lambda fraction: None) -> Outcome:
+def execute(run: RunConfig, progress: Progress = silent) -> Outcome:
     """Measures the run, or finds it done; trains its model first where it needs one.
 
     Raises:
@@ -91,11 +92,12 @@ def execute(run: RunConfig, progress: Callable[[float], None] = lambda fraction:
     with open_run(Path(run.results), manifest, record(run), run.refresh) as recorder:
         if recorder.manifest.status in SETTLED:  # another process was faster
             return Outcome(recorder.manifest, is_new=False)
-        _measure(Lab(run, recorder, weights, progress))
+        with tracked(recorder.folder, run.tracking, live=run.experiment.trains):
+            _measure(Lab(run, recorder, weights, progress))
         return Outcome(recorder.manifest, is_new=True)
 
 
-def _weights(run: RunConfig, progress: Callable[[float], None]) -> Path | None:
+def _weights(run: RunConfig, progress: Progress) -> Path | None:
     """Where the trained model of this run lies or will lie; trains it now where it is needed and is not there yet."""
     if run.experiment.trains:
         return _folder(run, describe(run)) / "weights.pt"
@@ -103,7 +105,7 @@ def _weights(run: RunConfig, progress: Callable[[float], None]) -> Path | None:
         return None
     trains = training(run)
     trains.refresh = "stale" if run.refresh == "stale" else "none"
-    manifest = execute(trains, progress).manifest
+    manifest = execute(trains, lambda fraction, note="": progress(fraction, f"training first, {note}")).manifest
     if manifest.status != "done":
         raise NotTrained(f"{manifest.run_id} has no model to measure, its training {manifest.status}: {manifest.cause}")
     return _folder(trains, manifest) / "weights.pt"

@@ -61,15 +61,15 @@ def load_tier(name: str, overrides: Sequence[str] = ()) -> Tier:
     Raises:
         ConfigError: as ``tier_jobs``, or a cell of it is not possible.
     """
-    runs = compose_runs(tier_jobs(name, overrides))
-    told = tier_file(name)
+    runs, told = compose_runs(tier_jobs(name, overrides)), tier_file(name)
     return Tier(name, tuple(told["models"]), tuple(sorted(runs, key=_place)), told["title"], told["about"])
 
 
 def tier_jobs(name: str, overrides: Sequence[str] = ()) -> list[list[str]]:
     """What ``python -m bench`` would be given for each run of a tier.
 
-    ``seeds=N`` among the overrides stands for seeds 0 .. N - 1, in every cell that does not name its own.
+    ``seeds=N`` among the overrides stands for seeds 0 .. N - 1, in every cell that does not name its own. The tier's name is
+    the group in which tracking shows its runs.
 
     Raises:
         ConfigError: there is no such tier, or an override is not possible.
@@ -80,7 +80,8 @@ def tier_jobs(name: str, overrides: Sequence[str] = ()) -> list[list[str]]:
         raise ConfigError(f"seeds={seeds[0]} is not possible; give a whole number, 1 or more")
     check_keys(others)
     told = tier_file(name)
-    lines = [_merged([*told["common"], *cell.split(), *_seeded(cell, seeds), *others]) for cell in told["cells"]]
+    common = [f"tracking.group={name}", *told["common"]]
+    lines = [_merged([*common, *cell.split(), *_seeded(cell, seeds), *others]) for cell in told["cells"]]
     return [job for line in lines for job in expand(line)]
 
 

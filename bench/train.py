@@ -74,6 +74,11 @@ class Meter:
             self.tokens, self.start = 0, now
         self.log.peak_bytes = max(self.log.peak_bytes, peak_bytes(self.device))
 
+    def resume(self) -> None:
+        """The clock goes on from here: what was done since the step is not timed."""
+        pause = self.clock() - self.last
+        self.last, self.start = self.last + pause, self.start + pause
+
 
 class Diverged(RuntimeError):
     """The loss is not finite; ``step``: at which step of a training, counted from 0, if it was one."""
@@ -122,9 +127,11 @@ def train(
     *,
     how: TrainConfig | None = None,
     save_every_s: float = 10.0,
-    progress: Callable[[float], None] = lambda fraction: None,
+    progress: Callable[[float, Log], None] = lambda fraction, log: None,
 ) -> Log:
     """Trains ``lm`` in place, from ``checkpoint`` on where there is one. It computes as ``lm.train_in`` left it.
+
+    ``progress`` is called after each step, with the share that is done and the log so far; its time is not the training's.
 
     Raises:
         Diverged: the loss is not finite; the weights are those before that step.
@@ -145,7 +152,8 @@ def train(
             raise Diverged(f"the training loss was {loss} at step {step} of {plan.steps}; lower optim.lr={optim.lr}", step)
         meter.step(rows * length)
         log.curve.append(((log.curve[-1][0] if log.curve else 0) + rows * length, loss))
-        progress((step + 1) / plan.steps)
+        progress((step + 1) / plan.steps, log)
+        meter.resume()
         if time.monotonic() - saved > save_every_s:
             state = {"model": lm.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "log": asdict(log)}
             save(state, checkpoint)

@@ -28,7 +28,7 @@ SPLITS = {"train": (1, 65_536), "heldout": (2, 256)}
 
 @dataclass(frozen=True)
 class Alphabet:
-    """``symbols`` keys, as many values, and noise: ids from 1 on (0 separates documents) and below IDS.
+    """``symbols`` keys, as many values and as many tokens of noise: ids from 1 on (0 separates documents) and below IDS.
 
     Raises:
         DataError: the sizes do not fit one another.
@@ -38,10 +38,10 @@ class Alphabet:
     symbols: int = 16
 
     def __post_init__(self) -> None:
-        if not 1 <= self.pairs <= self.symbols or 2 * self.symbols + 2 > IDS:
+        if not 1 <= self.pairs <= self.symbols < IDS / 3:
             raise DataError(
                 f"mqar: {self.pairs} pairs of {self.symbols} keys do not go into {IDS} tokens; "
-                "there must be 1 pair or more, as many keys, and twice as many tokens and 2"
+                "there must be 1 pair or more, as many keys, and more than three times as many tokens"
             )
 
     def mapping(self, rng: np.random.Generator, rows: int) -> Int64[np.ndarray, "rows pairs 2"]:
@@ -52,7 +52,7 @@ class Alphabet:
 
     def noise(self, rng: np.random.Generator, *shape: int) -> Int64[np.ndarray, "..."]:
         """Tokens that are neither keys nor values."""
-        return rng.integers(2 * self.symbols + 1, IDS, size=shape)
+        return rng.integers(2 * self.symbols + 1, 3 * self.symbols + 1, size=shape)
 
 
 def text(options: str, split: str) -> str:

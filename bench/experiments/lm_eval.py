@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 # Ours; any other task is lm-eval's own, whose index takes half a minute to read.
 OURS = ("heldout", *FIELDS)
 UNITS = {"bits_per_byte": "bit/byte"}
+# lm-eval's own, of the choice of shots.
+SEED = 1234
 
 
 @dataclass(frozen=True)
 class LmEval:
-    """tasks: heldout, lambada, choices (bench/lm_eval/tasks), or names of lm-eval's. lambada, choices: their files.
+    """tasks: ours (bench/lm_eval/tasks), or names of lm-eval's. lambada, choices: files that ours read.
 
     limit: documents of each task at most. shots: examples before a question; null: as the task says. max_length: tokens that
     the model reads at most; null: its training context. resamples: of the bootstrap of standard errors that have no formula.
@@ -89,7 +92,7 @@ def evaluate(
     resamples: int = 1000,
 ) -> Any:
     """lm-eval's results, quietly and in this process alone; errors as of ``LmEval.measure``. ``told``: what tasks are told."""
-    from lm_eval import simple_evaluate
+    import lm_eval
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -99,9 +102,12 @@ def evaluate(
         unknown = [task for task in tasks if task not in manager.all_tasks]
         if unknown:
             raise ConfigError(f"lm-eval knows no task {', '.join(unknown)}; those on local files are {', '.join(OURS)}")
-        return simple_evaluate(
-            model, tasks=list(tasks), task_manager=manager, limit=limit, num_fewshot=shots, bootstrap_iters=resamples
-        )
+        loaded = manager.load(list(tasks))
+        for task in loaded["tasks"].values():
+            own = task.get_config("num_fewshot")
+            task.set_config("num_fewshot", (own or 0) if shots is None or own == 0 else shots)  # 0: the task takes no others
+            task.set_fewshot_seed(SEED)
+        return lm_eval.evaluate(model, loaded, limit=limit, bootstrap_iters=resamples)
 
 
 def numbers(results: Mapping[str, Any]) -> Iterator[Number]:
@@ -110,7 +116,7 @@ def numbers(results: Mapping[str, Any]) -> Iterator[Number]:
         documents = results["samples"].get(task, [])
         for key, value in found.items():
             metric, _, filtered = key.partition(",")
-            if filtered and isinstance(value, (int, float)):
+            if filtered and isinstance(value, (int, float)) and math.isfinite(value):
                 at: dict[str, Coordinate] = {"task": task, "shots": results["n-shot"].get(task, 0)}
                 at |= {"documents": found["sample_len"]} | ({} if filtered == "none" else {"filter": filtered})
                 values = [document[metric] for document in documents if document["filter"] == filtered and metric in document]

@@ -10,7 +10,7 @@ from bench.evaluate import bits_per_byte, clusters, window_nll
 from bench.lab import Lab
 from bench.results import At, Row
 from bench.throughput import place, speed_rows
-from bench.train import Diverged, Log, load, save, train
+from bench.train import Curve, Diverged, Log, load, save, train
 from models.mixer import state_bytes
 
 
@@ -18,8 +18,8 @@ from models.mixer import state_bytes
 class Train:
     """Trains, then scores every token of some splits once, in windows of the training context.
 
-    curve_points: rows of the training curve at most. heldout, validation: whether to score them (a search of learning rates
-    scores only the latter). evaluate_share: the progress at which scoring begins.
+    curve_points: rows of the training curve, about, written as it trains. heldout, validation: whether to score them (a search
+    of learning rates scores only the latter). evaluate_share: the progress at which scoring begins.
     """
 
     heldout: bool = True
@@ -36,13 +36,8 @@ class Train:
         """Rows of the card, the curve and the held-out log-likelihood."""
         yield from (row for row in card(lab) if not lab.recorder.has(row.metric))
         log = self._trained(lab)
-        curve = log.curve
-        if not lab.recorder.has("train_nll", tokens=curve[-1][0]):
-            stride = max(1, len(curve) // self.curve_points)
-            for tokens, loss in curve[:-1:stride]:
-                if not lab.recorder.has("train_nll", tokens=tokens):
-                    yield lab.row("train_nll", loss, "nat/token", {"split": "train", "tokens": tokens})
-            yield lab.row("train_nll", curve[-1][1], "nat/token", {"split": "train", "tokens": curve[-1][0]})
+        for step in range(len(log.curve)):
+            yield from self._point(lab, log.curve, step)
         at = place(lab.run.train, lab.run.optim.train_context, lab.prepared.plan.rows)
         rows = (*speed_rows(lab, at, log.rates, log.first_step_s, log.peak_bytes), lab.row("train_time", log.seconds, "s", at))
         yield from (row for row in rows if not lab.recorder.has(row.metric))
@@ -62,7 +57,7 @@ class Train:
             log = train(
                 *(lm, plan, batches, run.optim, checkpoint),
                 how=run.train,
-                progress=lambda done: lab.progress(self.evaluate_share * done),
+                progress=lambda done, log: self._tell(lab, done, log),
             )
         except Diverged as error:
             lab.here = {} if error.step is None else {"step": error.step}
@@ -71,6 +66,20 @@ class Train:
         save({"model": lm.state_dict(), "log": asdict(log), "content": lab.corpus.index.content}, lab.weights)
         checkpoint.unlink(missing_ok=True)
         return log
+
+    def _tell(self, lab: Lab, done: float, log: Log) -> None:
+        """The curve is on disk while it grows."""
+        for row in self._point(lab, log.curve, len(log.curve) - 1):
+            lab.recorder.write(row)
+        speed = f", {log.rates[-1]:,.0f} token/s" if log.rates else ""
+        lab.progress(self.evaluate_share * done, f"loss {log.curve[-1][1]:.3f}{speed}")
+
+    def _point(self, lab: Lab, curve: Curve, step: int) -> Iterator[Row]:
+        """The row of a step of the curve, where one is due and not there yet: every so many steps, and the last."""
+        steps, (tokens, loss) = lab.prepared.plan.steps, curve[step]
+        is_due = step % max(1, steps // self.curve_points) == 0 or step == steps - 1
+        if is_due and not lab.recorder.has("train_nll", tokens=tokens):
+            yield lab.row("train_nll", loss, "nat/token", {"split": "train", "tokens": tokens})
 
     def _scored(self, lab: Lab, split: str) -> Iterator[Row]:
         context, documents = lab.run.optim.train_context, lab.documents(split)

@@ -49,21 +49,24 @@ class TrainSpeed:
         lm = lab.lm_to_train(how).train()
         optimizer = make_optimizer(lm, optim)
         tokens = torch.randint(lab.run.data.vocab, (self.batch, self.context + 1), device=lab.device)
-        taken = iter(range(2 + self.steps))
+        taken, total = 0, 2 + self.steps
 
         def step() -> None:
-            number = next(taken)
-            set_progress(lm, optimizer, optim, number, 2 + self.steps)
+            nonlocal taken
+            set_progress(lm, optimizer, optim, taken, total)
             loss = update(lm, optimizer, tokens, optim.clip, how.micro_batch)
             if not math.isfinite(loss):
-                raise Diverged(f"the loss of random tokens was {loss} at step {number}; lower optim.lr={optim.lr}", number)
-            lab.progress((number + 1) / (2 + self.steps))
+                raise Diverged(f"the loss of random tokens was {loss} at step {taken}; lower optim.lr={optim.lr}", taken)
+            taken += 1
+
+        def tell() -> None:
+            lab.progress(taken / total)
 
         synchronise(lab.device)
         start = time.perf_counter()
         step()
         synchronise(lab.device)
         first = time.perf_counter() - start
-        seconds = sample(step, lab.device, warm_up=1, least=self.steps, most=self.steps)
+        seconds = sample(step, lab.device, prepare=tell, warm_up=1, least=self.steps, most=self.steps)
         yield lab.row("latency", median(seconds), "s", at, seconds)
         yield from speed_rows(lab, at, [self.batch * self.context / s for s in seconds], first, peak_bytes(lab.device))

@@ -10,6 +10,7 @@ from bench.figures.fairness_card import card_text
 from bench.figures.index import FIGURES, draw_all, figures_of
 from bench.results import PUBLISHED, ROOT, CorruptResults, Run
 from bench.tier import Tier, load_tier
+from bench.tracking.process import check, track
 
 
 def runs_of(tier: Tier, own: Path | None) -> list[Run]:
@@ -27,6 +28,7 @@ def main() -> int:
     words = parser.parse_args()
     try:
         tier = load_tier(words.tier, words.overrides)
+        check(tier.runs[0].tracking)
         runs = runs_of(tier, None if words.published else Path(tier.runs[0].results))
     except (ConfigError, CorruptResults) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -34,6 +36,7 @@ def main() -> int:
     out = words.out or ROOT / "results" / "figures" / tier.name
     figures = figures_of(tier.runs)
     status = draw_all(runs, out, tier.name, tier.models, figures=figures or FIGURES)
+    track(out, tier.runs[0].tracking)
     if "fairness_card" in figures:
         print(card_text(Data(tuple(runs), tier.models, tier.name)))
     print(f"figures of {len(runs)} runs: {out}")

@@ -53,8 +53,8 @@ FIGURES: Mapping[str, Module] = {
     )
 }
 KERNEL_FIGURES: Mapping[str, Module] = {"kernel_speed": cast("Module", kernel_speed)}
-SEARCH_FIGURES: Mapping[str, Module] = {"learning_rates": cast("Module", learning_rates)}
 RECALL_FIGURES: Mapping[str, Module] = {"recall": cast("Module", recall)}
+SEARCH_FIGURES: Mapping[str, Module] = {"learning_rates": cast("Module", learning_rates)}
 # Models that a figure should show, where they are not all of the tier's.
 EXPECTED: Mapping[str, Callable[[Data], Sequence[str]]] = {"inner_loss": inner_loss.expected_of, "kernel_speed": lambda _: ()}
 

@@ -1,6 +1,6 @@
 """Accuracy of recall against the context, and against what a model pays for it: bytes of its state, time of a decode step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +26,8 @@ TASKS = {
     "multikey_needle": "needle among others",
     "variable_tracking": "variable tracking",
 }
+# Label of the axis, and the experiment whose rows it takes.
+COSTS = {"state": ("state (byte)", "state_vs_context"), "step": ("decode step (s)", "decode_latency")}
 SHARED = ["series", "size", "published", "context"]
 
 
@@ -48,7 +50,7 @@ def draw(data: Data) -> Sheet:
         of_task = [replace(line, rows=line.rows[line.rows.task == task]) for line in drawn]
         _row(page, page.axes[3 * number : 3 * number + 3], [line for line in of_task if len(line.rows)], costs)
         page.axes[3 * number].set_title(TASKS[task], loc="left")
-    captions = [*_captions(table, costs), *footer.published(table)]
+    captions = [*_captions(table), *footer.published(table)]
     return page.finish(legend_of(drawn), captions, footer.alarms(data, table, EXPERIMENTS), footer.facts(table))
 
 
@@ -59,17 +61,25 @@ def _row(page: Page, axes: list[Axes], drawn: list[Line], costs: Mapping[str, pd
     for line in drawn:
         panels.draw_curve(over_context, curves[id(line)])
     over_context.set_ylabel("accuracy")
-    for ax, cost, label in ((over_state, "state", "state (byte)"), (over_step, "step", "decode step (s)")):
-        for line in drawn:
-            panels.draw_curve(ax, _at_cost(line, curves[id(line)], costs[cost]))
-        ax.set_xscale("log")
-        ax.set_xlabel(label)
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_locator(LogLocator(10, numticks=6))
-        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    for ax, name in ((over_state, "state"), (over_step, "step")):
+        _over_cost(ax, name, [_at_cost(line, curves[id(line)], costs[name]) for line in drawn])
     for ax in axes:
         ax.set_ylim(-0.04, 1.04)
     panels.mark_training(page, over_context, panels.trained_to(pd.concat([line.rows for line in drawn])), named=False)
+
+
+def _over_cost(ax: Axes, name: str, curves: Sequence[Curve]) -> None:
+    label, experiment = COSTS[name]
+    ax.set_xlabel(label)
+    if not any(len(one.x) for one in curves):
+        ax.text(0.5, 0.5, f"no rows of\n{experiment}", transform=ax.transAxes, ha="center", va="center")
+        return
+    for one in curves:
+        panels.draw_curve(ax, one)
+    ax.set_xscale("log")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_locator(LogLocator(10, numticks=6))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _accuracy(line: Line) -> Curve:
@@ -102,7 +112,7 @@ def _step(data: Data) -> pd.Series:
     return pd.Series(found, dtype=float)
 
 
-def _captions(table: pd.DataFrame, costs: Mapping[str, pd.Series]) -> list[str]:
+def _captions(table: pd.DataFrame) -> list[str]:
     counts = table.groupby([*SHARED, "task"]).samples.apply(lambda each: sum(map(len, each)))
     depths = ", ".join(f"{depth:g}" for depth in sorted(table.depth.unique()))
     shown = ", ".join(f"{context:,}" for context in panels.trained_to(table))
@@ -111,6 +121,4 @@ def _captions(table: pd.DataFrame, costs: Mapping[str, pd.Series]) -> list[str]:
         f"each context, equally many at depths {depths}. Bands: 95 % Wilson intervals over examples. Shaded: beyond the "
         f"training context ({shown})."
     )
-    missing = [words for name, words in (("state", "state_vs_context"), ("step", "decode_latency")) if costs[name].empty]
-    second = "State, and mean time of a decode step: of the same model, size and context, with random weights"
-    return [first, f"{second}." + f" No rows of {', '.join(missing)}." * bool(missing)]
+    return [first, "State, and mean time of a decode step: of the same model, size and context, with random weights."]

@@ -1,7 +1,7 @@
 """lm-eval's own command line, with our models as ``--model ttt_bench`` and our tasks beside lm-eval's.
 
     python -m bench.lm_eval --model ttt_bench --model_args path=results/runs/train/RUN_ID --tasks heldout
-    python -m bench.lm_eval … --tasks lambada,choices --metadata '{"lambada": "lambada.jsonl", "choices": "choices.jsonl"}'
+    python -m bench.lm_eval … --tasks lambada_local --metadata '{"lambada": "lambada.jsonl"}'
 
 Further ``--model_args`` are those of bench.lm_eval.model.BenchLM. ``--device`` is the GPU where there is one, unless given.
 lm-eval indexes all of its own tasks first, which takes half a minute; ``python -m bench experiment=lm_eval`` does not.

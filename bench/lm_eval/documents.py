@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 TASKS = Path(__file__).parent / "tasks"
 # Our tasks that read a file of the user's, and the fields of its rows.
 FIELDS: Mapping[str, tuple[str, ...]] = {
-    "lambada": ("context", "continuation"),
-    "choices": ("query", "choices", "gold"),
+    "lambada_local": ("context", "continuation"),
+    "choices_local": ("query", "choices", "gold"),
 }
 
 
@@ -43,12 +43,12 @@ def heldout(path: str | None = None, texts: Sequence[str] = (), **_: object) -> 
 
 def lambada(lambada: str | None = None, **_: object) -> "Mapping[str, Dataset]":
     """Lines of the JSONL file ``lambada``: a passage without its last word, and that word."""
-    return _rows("lambada", lambada)
+    return _rows("lambada_local", lambada)
 
 
 def choices(choices: str | None = None, **_: object) -> "Mapping[str, Dataset]":
     """Rows of the JSONL or Arrow file ``choices``: a query, its answers, the number of the right one from 0."""
-    return _rows("choices", choices)
+    return _rows("choices_local", choices)
 
 
 def _rows(task: str, file: str | None) -> "Mapping[str, Dataset]":
@@ -58,7 +58,8 @@ def _rows(task: str, file: str | None) -> "Mapping[str, Dataset]":
         DataError: no or another file.
     """
     if file is None:
-        cure = f'experiment.measure.{task}=FILE, or on lm-eval\'s command line --metadata \'{{"{task}": "FILE"}}\''
+        key = task.removesuffix("_local")
+        cure = f'experiment.measure.{key}=FILE, or on lm-eval\'s command line --metadata \'{{"{key}": "FILE"}}\''
         raise DataError(f"task {task} reads a file of yours with fields {', '.join(FIELDS[task])}: give {cure}")
     path = Path(file)
     if not path.is_file():

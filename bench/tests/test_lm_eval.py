@@ -2,6 +2,8 @@
 
 import json
 import random
+import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.config import ConfigError
+from bench.config import ConfigError, training
 from bench.data import DataError
 from bench.data.batches import heldout_windows
 from bench.data.shards import Document
@@ -18,6 +20,9 @@ from bench.data.tokenizer import ByteTokenizer
 from bench.evaluate import window_nll
 from bench.experiments.lm_eval import evaluate
 from bench.pretrained import Pretrained
+from bench.results import read_run
+from bench.run import describe, execute
+from bench.tests.micro import micro_run
 from models.attention import Attention
 from models.layers import SwiGLU
 from models.lm import LM
@@ -118,7 +123,7 @@ def files(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-TASKS = ("heldout", "lambada", "choices")
+TASKS = ("heldout", "lambada_local", "choices_local")
 
 
 def test_scores_are_those_of_lm_evals_own_model(ours: Any, theirs: Any, files: dict[str, Any]) -> None:
@@ -130,7 +135,7 @@ def test_scores_are_those_of_lm_evals_own_model(ours: Any, theirs: Any, files: d
         for one, other in zip(mine["samples"][task], reference["samples"][task], strict=True):
             for (response,), (expected,) in zip(one["resps"], other["resps"], strict=True):
                 assert response == pytest.approx(expected, rel=1e-4), task
-    assert 0 < mine["results"]["choices"]["acc,none"] < 1
+    assert 0 < mine["results"]["choices_local"]["acc,none"] < 1
 
 
 def test_texts_that_are_written_are_those_of_lm_evals_own_model(ours: Any, theirs: Any) -> None:
@@ -185,15 +190,50 @@ def test_wrong_arguments_say_what_is_possible(ours: Any, tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="choose from: float32"):
         BenchLM(ours.model, dtype="float8")
     for task, told, message in (
-        ("lambada", {}, "experiment.measure.lambada=FILE"),
-        ("choices", {"choices": str(tmp_path / "none.jsonl")}, "there is no file"),
+        ("lambada_local", {}, "experiment.measure.lambada=FILE"),
+        ("choices_local", {"choices": str(tmp_path / "none.jsonl")}, "there is no file"),
         ("heldout", {}, "give path="),
     ):
         with pytest.raises(DataError, match=message):
             evaluate(ours, [task], told)
     (tmp_path / "bad.jsonl").write_text('{"context": "a"}\n')
-    with pytest.raises(DataError, match="row 1 lacks a field of lambada: context, continuation"):
-        evaluate(ours, ["lambada"], {"lambada": str(tmp_path / "bad.jsonl")})
+    with pytest.raises(DataError, match="row 1 lacks a field of lambada_local: context, continuation"):
+        evaluate(ours, ["lambada_local"], {"lambada": str(tmp_path / "bad.jsonl")})
     (tmp_path / "bad.jsonl").write_text("context\n")
     with pytest.raises(DataError, match="line 1 is not JSON"):
-        evaluate(ours, ["lambada"], {"lambada": str(tmp_path / "bad.jsonl")})
+        evaluate(ours, ["lambada_local"], {"lambada": str(tmp_path / "bad.jsonl")})
+
+
+def test_rows_and_the_command_line_tell_the_same(
+    tmp_path: Path, files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lm_eval.tasks
+
+    from bench.lm_eval.__main__ import main
+
+    measured = [f"experiment.measure.{key}={files[key]}" for key in ("lambada", "choices")]
+    tasks = "experiment.measure.tasks=[heldout,lambada_local,choices_local]"
+    run = micro_run(tmp_path, "lm_eval", "model=mamba", tasks, *measured)
+    execute(run)
+    rows = read_run(Path(run.results) / "lm_eval" / describe(run).run_id).rows
+    found = {(row.at["task"], row.metric, row.at.get("per")): row for row in rows}
+    accuracy = found["lambada_local", "acc", None]
+    assert (accuracy.unit, accuracy.at["documents"], len(accuracy.samples)) == ("1", 12, 12)
+    assert accuracy.value == np.mean(accuracy.samples)
+    assert found["lambada_local", "acc_stderr", None].value == pytest.approx(
+        np.std(accuracy.samples, ddof=1) / np.sqrt(12), rel=1e-6
+    )
+    perplexity = found["lambada_local", "perplexity", None]
+    assert perplexity.value == pytest.approx(np.exp(np.mean(perplexity.samples)))
+    bits, sizes = found["heldout", "bits_per_byte", "byte"], found["heldout", "targets", "byte"]
+    assert (bits.unit, sizes.samples) == ("bit/byte", (700.0, 450.0))
+    assert bits.value == pytest.approx(np.average(bits.samples, weights=sizes.samples) / np.log(2))
+    trained = Path(run.results) / "train" / describe(training(run)).run_id
+    words = ["--model", "ttt_bench", "--model_args", f"path={trained}", "--tasks", "lambada_local", "--batch_size", "2"]
+    told = ["--metadata", json.dumps({"lambada": files["lambada"]}), "--output_path", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["lm_eval", *words, *told])
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(lm_eval.tasks.TaskManager, include_defaults=False))
+    main()  # without lm-eval's own tasks, whose index takes half a minute
+    (told_there,) = (tmp_path / "out").rglob("results_*.json")
+    theirs = json.loads(told_there.read_text())["results"]["lambada_local"]
+    assert theirs["perplexity,none"] == pytest.approx(perplexity.value, rel=1e-5)

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from bench.config import RunConfig
-from bench.pool import Message, Pool
+from bench.pool import Pool
+from bench.progress import Message
 from bench.reproduce import run_tier, survey
 from bench.results import ROOT, Row, Run, read_manifest, read_runs
 from bench.run import describe, execute
@@ -173,7 +174,7 @@ def test_a_killed_worker_costs_its_cell_one_attempt_and_the_others_nothing(
     assert again is not None and again.attempts == 2
 
 
-def raise_interrupted(fraction: float) -> None:
+def raise_interrupted(fraction: float, note: str = "") -> None:
     raise InterruptedError
 
 
@@ -184,12 +185,12 @@ def test_timing_cells_run_alone_and_a_worker_that_died_idle_is_replaced(tmp_path
     messages: list[Message] = []
     for message in pool.run():
         messages.append(message)
-        if message.cell == 2 and message.status:
+        if message.job == 2 and message.status:
             (idle, *_) = (worker for worker in pool._crew if worker.cell is None)
             os.kill(idle.process.pid or 0, signal.SIGKILL)
             idle.process.join()
-    assert {message.cell: message.status for message in messages if message.status} == dict.fromkeys(range(4), "done")
-    cells = [message.cell for message in messages]
+    assert {message.job: message.status for message in messages if message.status} == dict.fromkeys(range(4), "done")
+    cells = [message.job for message in messages]
     assert cells[:2] == [2, 3]
     first_timed = cells.index(0)
     assert min(cells[:first_timed]) >= 2

@@ -1,6 +1,7 @@
 """The form of a report that W&B takes: built and read as JSON without a server."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from bench.config import ConfigError
 from bench.report.markdown import pictures
 from bench.report.spec import Report
 from bench.report.workspace import build, publish
-from bench.tests.synthetic_report import hard_report
+from bench.tests.synthetic_report import hard_report, hard_runs
+from bench.tracking.names import points
 
 # W&B's own: it uses what pydantic will not have in version 3
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")
@@ -74,3 +76,13 @@ def test_publishing_wants_a_project_and_a_key(made: Report, monkeypatch: pytest.
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with pytest.raises(ConfigError, match="wandb login"):
         publish(made, "me/project")
+
+
+def test_live_panels_draw_curves_that_were_logged(made: Report, spec: dict[str, Any]) -> None:
+    grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
+    for grid, shown in zip(grids, pictures(made), strict=True):
+        live = grid["panelBankSectionConfig"]["panels"][1]["config"]
+        runs = [run for run in hard_runs() if run.manifest.run_id in shown.runs]
+        logged = {(one.key, one.axis) for run in runs for one in points(run.manifest.experiment, run.rows)}
+        found = {axis for key, axis in logged if re.search(live["metricRegex"], key)}
+        assert found == ({live["xAxis"]} if shown.experiment != "train" else set())  # the synthetic trainings have no curves

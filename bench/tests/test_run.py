@@ -1,7 +1,6 @@
 """One run: done is done, interrupted goes on, and however it ends, it leaves a status, a cause and a row."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from bench.budget import BudgetError
 from bench.config import RunConfig
 from bench.data import DataError
+from bench.progress import Progress
 from bench.results import CorruptResults, Run, read_manifest, read_run
 from bench.run import NotTrained, describe, execute
 from bench.tests.micro import micro_run
@@ -31,10 +31,10 @@ def edit(run: RunConfig, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def interrupt_after(calls: int) -> Callable[[float], None]:
+def interrupt_after(calls: int) -> Progress:
     left = iter(range(calls))
 
-    def progress(fraction: float) -> None:
+    def progress(fraction: float, note: str = "") -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt
 

@@ -9,7 +9,8 @@ import pytest
 from bench import reproduce
 from bench.config import RunConfig, identity, record
 from bench.forecast import Forecast, forecast
-from bench.reproduce import Cell, plan_text, seconds_left, survey
+from bench.progress import Job, seconds_together
+from bench.reproduce import Cell, plan_text, survey
 from bench.results import Manifest, Run, hash_of
 from bench.run import describe, execute
 from bench.tests.micro import BUDGET, micro_run
@@ -73,12 +74,12 @@ def test_a_plan_shows_every_cell_as_it_stands_and_runs_nothing(tmp_path: Path) -
 def test_cells_that_time_run_alone_and_the_others_share_the_workers(tmp_path: Path) -> None:
     quick, timed = micro_run(tmp_path, "train"), micro_run(tmp_path, "decode_latency")
 
-    def cell(run: RunConfig, seconds: float) -> Cell:
-        return Cell(run, "to do", Forecast(1.0, seconds, is_measured=True))
+    def job(run: RunConfig, seconds: float) -> Job:
+        return Cell(run, "to do", Forecast(1.0, seconds, is_measured=True)).job
 
-    assert seconds_left([cell(quick, 10), cell(quick, 20), cell(quick, 30)], 2) == 30
-    assert seconds_left([cell(quick, 10), cell(quick, 50), cell(timed, 7)], 2) == 57
-    assert seconds_left([], 2) == 0
+    assert seconds_together([job(quick, 10), job(quick, 20), job(quick, 30)], 2) == 30
+    assert seconds_together([job(quick, 10), job(quick, 50), job(timed, 7)], 2) == 57
+    assert seconds_together([], 2) == 0
 
 
 def test_runs_find_the_tiers_that_they_belong_to(tmp_path: Path) -> None:

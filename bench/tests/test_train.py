@@ -68,10 +68,10 @@ def new_lm(model: str, seed: int = 0, layers: int = 1) -> LM:
     return build_lm(compose_run([f"model={model}"]).model, Size(width=32, layers=layers, heads=2, ffn=48), VOCAB)
 
 
-def stop_at(fraction: float) -> Callable[[float], None]:
+def stop_at(fraction: float) -> Callable[[float, Log], None]:
     """A progress callback that interrupts the training."""
 
-    def progress(done: float) -> None:
+    def progress(done: float, log: Log) -> None:
         if done >= fraction:
             raise KeyboardInterrupt
 
@@ -328,6 +328,6 @@ def test_the_schedule_of_the_inner_rate_is_told_to_the_layers(tmp_path: Path) ->
     seen, lm = [], new_lm("ttt_mlp")
     ttt = lm.mixers[1]
     assert isinstance(ttt, TTT)
-    train(lm, steps_of(30), periodic(), optim(), tmp_path / "c.pt", progress=lambda done: seen.append(ttt.lr_scale.item()))
+    train(lm, steps_of(30), periodic(), optim(), tmp_path / "c.pt", progress=lambda done, log: seen.append(ttt.lr_scale.item()))
     assert seen[:4] == pytest.approx([0.1, 0.4, 0.7, 1.0])
     assert set(seen[3:]) == {1.0}

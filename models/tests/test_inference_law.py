@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.lm import LM
-from models.mixer import Size, State, state_bytes, state_tensors
+from models.mixer import Size, State, state_bytes, state_tensors, take_rows
 from models.tests.conftest import MODELS, Build, branches, build_model, has_mini_batch, perturb
 
 SIZE = Size(width=8, layers=1, heads=2, ffn=12)
@@ -87,6 +87,22 @@ def test_rows_at_different_positions(model: LM) -> None:
     outs = torch.cat((prefill(model, further[:, :9], state), steps(model, further[:, 9:], state)), dim=1)
     whole = model(tokens)[0]
     assert_same(outs, torch.stack([whole[n : n + 18] for n in lengths]))
+
+
+@torch.no_grad()
+def test_scores_after_a_state_that_rows_share(model: LM) -> None:
+    """Three rows go on from copies of two, with targets of different lengths, and leave the state as it was."""
+    tokens = draw(length=20)
+    state = model.init_state(2, LENGTH)
+    model.prefill(tokens, state)
+    rows, further = torch.tensor([1, 0, 1]), draw(batch=3, length=9)
+    targets = further[:, 1:].masked_fill(torch.arange(8) < torch.tensor([[0], [3], [7]]), -1)
+    for _ in range(2):
+        nll, likeliest = model.score(further[:, :-1], targets, take_rows(state, rows))
+        logits = model(torch.cat((tokens[rows], further[:, :-1]), 1))[:, 20:]
+        kept = targets >= 0
+        assert_same(nll, -logits.log_softmax(-1).gather(2, further[:, 1:, None])[..., 0][kept])
+        assert likeliest.equal((logits.argmax(-1) == targets)[kept])
 
 
 @torch.no_grad()
