@@ -1,14 +1,15 @@
 """Shows a board of runs at work: bars that move on a terminal, lines in a log file. Both say the same."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
-from rich.table import Column
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from bench.progress import Board, Message, ending, standing, when
@@ -26,8 +27,8 @@ def shown(board: Board) -> Iterator[Show]:
     if not console.is_terminal or console.is_dumb_terminal:
         yield Lines(board).show
         return
-    with Bars(board, console) as bars:
-        yield bars.show
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        yield Bars(board, live).show
 
 
 class Lines:
@@ -60,26 +61,8 @@ class Bars:
 
     every_s = 0.5
 
-    def __init__(self, board: Board, console: Console) -> None:
-        self.board, self.drawn = board, 0.0
-        self.progress = Progress(
-            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
-            BarColumn(bar_width=20),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
-            console=console,
-            auto_refresh=False,
-            transient=True,
-        )
-        self.tasks: dict[int, TaskID] = {}
-        self.all = self.progress.add_task("", total=1.0, note="")
-
-    def __enter__(self) -> Self:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.progress.stop()
+    def __init__(self, board: Board, live: Live) -> None:
+        self.board, self.live, self.drawn = board, live, -math.inf
 
     def show(self, message: Message) -> None:
         """Notes it; draws what changed, twice a second at most."""
@@ -89,22 +72,28 @@ class Bars:
             self._print(f"{board.jobs[message.job].label}: {message.said}")
         elif message.status:
             self._print(ending(board, message))
-            if message.job in self.tasks:
-                self.progress.remove_task(self.tasks.pop(message.job))
-        if message.status or message.said or now - self.drawn > self.every_s:
+        if message.said or message.status or now - self.drawn > self.every_s:
             self.drawn = now
-            self._draw(now)
+            self.live.update(bars(board, when(board.seconds_left(now), time.time())), refresh=True)
 
     def _print(self, text: str) -> None:
-        self.progress.console.print(Text(text), soft_wrap=True)
+        self.live.console.print(Text(text), soft_wrap=True)
 
-    def _draw(self, now: float) -> None:
-        board = self.board
-        for job in board.running:
-            known = board.latest[job]
-            if job not in self.tasks:
-                self.tasks[job] = self.progress.add_task(board.jobs[job].label, total=1.0)
-            self.progress.update(self.tasks[job], completed=known.fraction, note=known.note)
-        left = when(board.seconds_left(now), time.time())
-        self.progress.update(self.all, description=board.count, completed=board.fraction, note=left)
-        self.progress.refresh()
+
+def bars(board: Board, left: str) -> Table:
+    """Label, bar, share and note of each job that runs; of all, where they are more than one, what is ``left``."""
+    table = Table.grid(padding=(0, 1))
+    for overflow in ("ellipsis", "fold", "fold", "ellipsis"):
+        table.add_column(no_wrap=True, overflow=overflow)
+    one = len(board.jobs) == 1 and not board.before
+    for job in board.running:
+        known = board.latest[job]
+        note = ", ".join(word for word in (known.note, left * one) if word)
+        table.add_row(Text(board.jobs[job].label), _bar(known.fraction), f"{known.fraction:.0%}", Text(note))
+    if not one:
+        table.add_row(board.count, _bar(board.fraction), f"{board.fraction:.0%}", left)
+    return table
+
+
+def _bar(fraction: float) -> ProgressBar:
+    return ProgressBar(total=1.0, completed=fraction, width=20)

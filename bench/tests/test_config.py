@@ -30,7 +30,7 @@ def name_of(run: RunConfig, group: str) -> str:
 
 
 def test_conf_has_the_groups_of_the_schema() -> None:
-    assert set(CHOICES) == {"model", "size", "match", "budget", "data", "optim", "device", "experiment"}
+    assert set(CHOICES) == {"model", "size", "match", "budget", "data", "optim", "device", "experiment", "tracking"}
     assert all(CHOICES.values())
 
 
@@ -82,7 +82,9 @@ def test_identity_is_what_makes_the_numbers() -> None:
     run = compose_run(["experiment=state_vs_context"])
     timed = compose_run(["experiment=decode_latency"])
     here, there = {"device": "this"}, {"device": "that"}
-    assert run_id(run, here) == run_id(compose_run(["experiment=state_vs_context", "results=x", "refresh=all"]), there)
+    assert run_id(run, here) == run_id(
+        compose_run(["experiment=state_vs_context", "results=x", "refresh=all", "tracking=wandb"]), there
+    )
     told = ["experiment=state_vs_context", "optim.lr_source=guessed", "device.workers=9", "device.flop_rate=1"]
     assert run_id(run, here) == run_id(compose_run(told), here)
     assert record(compose_run(told))["optim"]["lr_source"] == "guessed"
@@ -113,6 +115,8 @@ def test_what_measures_a_trained_model_names_the_run_that_trains_it() -> None:
         (["match.method=wall"], ["match.method=wall", "budget", "ffn", "depth", "tokens"]),
         (["match.convention=half"], ["match.convention=half", "causal", "full"]),
         (["device.dtype=float8"], ["device.dtype=float8", "float32", "bfloat16"]),
+        (["tracking=tensorboard"], ["tracking", "none", "wandb"]),
+        (["tracking.upload=[everything]"], ["tracking.upload=everything", "rows", "results", "weights", "figures"]),
         (["refresh=yes"], ["refresh=yes", "none", "stale", "all"]),
         (["train.checkpoint=all"], ["train.checkpoint=all", "none", "block"]),
         (["train.micro_batch=-1"], ["train.micro_batch=-1", "0 for the whole batch"]),
@@ -129,7 +133,10 @@ def test_a_wrong_choice_or_value_says_what_is_possible(overrides: list[str], wor
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("modle=mamba", ["modle", "model", "size", "match", "budget", "data", "optim", "device", "experiment", "seed"]),
+        (
+            "modle=mamba",
+            ["modle", "model", "size", "match", "budget", "data", "optim", "device", "experiment", "tracking", "seed"],
+        ),
         ("model.nme=x", ["model.nme", "name", "backbone", "mini_batch", "impl"]),
         ("match.reference.size.hight=3", ["hight", "width", "layers", "heads", "ffn"]),
     ],

@@ -20,9 +20,9 @@ for package in (kernels, models, bench):
         if ".tests" not in module.name:
             try:
                 print(importlib.import_module(module.name).__name__)
-            except ImportError as error:  # a kernel, which nothing but the kernels beside it may import, or an adapter
-                of_its_own = package is kernels or module.name == "bench.lm_eval.model"
-                if not of_its_own or error.name.split(".")[0] not in OPTIONAL:
+            except ImportError as error:  # a kernel, which nothing but the kernels beside it may import, or what stands apart
+                is_apart = package is kernels or module.name in ("bench.lm_eval.model", "bench.tracking.log")
+                if not is_apart or error.name.split(".")[0] not in OPTIONAL:
                     raise
                 print(f"optional:{module.name}")
 
@@ -47,4 +47,5 @@ def test_every_module_and_every_choice_without_optional_packages() -> None:
     assert needed | {"kernels.check", "kernels.ttt_mlp", "bench.experiments.kernel_speed"} <= seen
     assert {"optional:bench.lm_eval.model", "bench.lm_eval.documents", "bench.experiments.lm_eval"} <= seen
     assert {"kernels.ttt.reference", "models.ttt", "bench.run", "bench.__main__", "bench.experiments.train"} <= seen
+    assert {"optional:bench.tracking.log", "bench.tracking.process", "tracking=wandb"} <= seen
     assert {"model=ttt_mlp", "size=1.3b", "experiment=decode_latency", "device=h100"} <= seen

@@ -10,7 +10,7 @@ import pytest
 import kernels
 
 ROOT = Path(__file__).parents[2]
-TORCHLESS = ("config", "results", "budget", "stats", "figures", "report")
+TORCHLESS = ("config", "results", "secrets", "budget", "stats", "figures", "report", "progress", "display", "tracking")
 FORBIDDEN = {"kernels/**/*.py": {"models", "bench"}, "models/**/*.py": {"bench"}}
 FORBIDDEN |= {f"bench/{name}*{rest}.py": {"torch", "kernels", "models"} for name in TORCHLESS for rest in ("", "/**/*")}
 
