@@ -45,7 +45,8 @@ def convert(
         DataError: the tokenizer is not there, or not the model's.
         FileExistsError: ``target`` is there, or holds other files.
     """
-    expected = golden.read(reference or source) if reference or source.suffix == ".npz" else None
+    _check_free(target, overwrite, tokenizer)
+    expected = _reference(reference or source) if reference or source.suffix == ".npz" else None
     held = golden.checkpoint(expected) if expected and source.suffix == ".npz" else read_model(source)
     file = tokenizer_file(source, held.tokenizer) if tokenizer is None else _asked_tokenizer(tokenizer, held)
     held = replace(
@@ -57,7 +58,7 @@ def convert(
         raise CheckpointError(f"{source} does not say at which context it was trained: add --train-context TOKENS")
     yield f"read      {source}: {_about(held)}"
     logits = _probe(held.lm)
-    with _replacing(target, overwrite, file) as folder:
+    with _replacing(target) as folder:
         remarks = write(held, folder, to)
         if file:
             shutil.copy(file, folder / file.name)
@@ -112,14 +113,25 @@ def _asked_tokenizer(name: str, held: Checkpoint) -> Path | None:
     return Path(name) if Path(name).is_file() else None
 
 
-@contextmanager
-def _replacing(target: Path, overwrite: bool, tokenizer: Path | None) -> Iterator[Path]:
-    """A new folder's path, which takes the place of ``target`` where nothing is raised."""
-    ours = {CONFIG, WEIGHTS, *TOKENIZER_FILES, *([tokenizer.name] if tokenizer else [])}
+def _reference(path: Path) -> golden.Reference:
+    try:
+        return golden.read(path)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _check_free(target: Path, overwrite: bool, tokenizer: str | None) -> None:
+    """Raises FileExistsError where ``target`` is not to be replaced, or is no folder of a conversion alone."""
+    ours = {CONFIG, WEIGHTS, *TOKENIZER_FILES, Path(tokenizer or CONFIG).name}
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} is there already: choose another folder, or add --overwrite")
     if target.exists() and (others := sorted(path.name for path in target.iterdir() if path.name not in ours)):
         raise FileExistsError(f"{target} holds other files ({', '.join(others)}): choose another folder")
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A new folder's path, which takes the place of ``target`` where nothing is raised."""
     new, old = (target.with_name(f".{target.name}.{os.getpid()}.{word}") for word in ("tmp", "old"))
     try:
         yield new

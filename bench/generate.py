@@ -129,9 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         device_name(words.device)
         model = load_pretrained(words.model, DTYPES[words.dtype], words.device, tokenizer=words.tokenizer, impl=words.impl)
-        prompt = model.tokenizer.encode(sys.stdin.read() if words.stdin else words.prompt).tolist()
-        if not prompt:
-            raise DataError("the prompt holds no token; give a text")
+        prompt = encoded(sys.stdin.read() if words.stdin else words.prompt, model.tokenizer)
     except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -55,7 +55,8 @@ def load_pretrained(
         raise CheckpointError(f"{folder} does not say at which context it was trained; {cure}")
     name = tokenizer or str(tokenizer_file(folder, held.tokenizer) or held.tokenizer or "")
     if not name:
-        raise DataError(f"{folder} does not say its tokenizer; name one or its file: --tokenizer NAME|FILE, or tokenizer=…")
+        known = f"{folder} does not say its tokenizer, only that it knows {held.architecture.vocab:,} tokens"
+        raise DataError(f"{known}; name one or its file: --tokenizer NAME|FILE, or tokenizer=…")
     found = fitting_tokenizer(name, held)
     return Pretrained(folder.resolve().name, held.lm.to(device).cast(dtype), found, held.train_context)
 

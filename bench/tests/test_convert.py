@@ -113,3 +113,9 @@ def test_a_tokenizers_file_goes_with_the_model(run_folder: Path, tmp_path: Path)
     assert read_model(tmp_path / "again").tokenizer == "tokenizer.json"
     shutil.rmtree(tmp_path / "llama")
     assert (tmp_path / "again" / "tokenizer.json").read_text() == "{}"
+
+
+def test_a_reference_that_is_none_says_why(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.npz").write_text("none")
+    assert command(run_folder, tmp_path / "x", "--reference", tmp_path / "text.npz") == 1
+    assert "text.npz: not an .npz file" in capsys.readouterr().err

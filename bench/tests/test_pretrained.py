@@ -75,7 +75,7 @@ def test_a_converted_model_says_what_it_lacks(tmp_path: Path) -> None:
     about = Architecture(200, Size(8, 1, 1, 8), [{"_target_": "models.attention.Attention"}])
     held = Checkpoint(about, about.build(), "test", train_context=16)
     write(held, tmp_path / "ours", "ours")
-    with pytest.raises(DataError, match="does not say its tokenizer; name one"):
+    with pytest.raises(DataError, match="does not say its tokenizer, only that it knows 200 tokens; name one"):
         load_pretrained(tmp_path / "ours")
     with pytest.raises(DataError, match="'bytes' has 256 tokens, the model knows 200"):
         load_pretrained(tmp_path / "ours", tokenizer="bytes")

@@ -2,7 +2,8 @@
 
 config.json is that of their MambaConfig. A vocabulary padded to a multiple is a vocabulary of that many. What only says how
 they compute or begin (fused_add_norm, chunk_size, dt_min, …) changes no weight; of residual_in_fp32 this holds in float32
-alone: in bfloat16 our residual stream is bfloat16.
+alone: in bfloat16 our residual stream is bfloat16. What is written goes into their model by ``safetensors.torch.load_model``,
+as ``from_pretrained`` reads files of torch.save alone.
 """
 
 import math

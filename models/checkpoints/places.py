@@ -113,5 +113,6 @@ def fill(places: Mapping[str, Place], tensors: Mapping[str, Tensor]) -> list[str
 
 
 def export(places: Mapping[str, Place]) -> dict[str, Tensor]:
-    """The model's parameters by foreign name, in foreign layout: copies, of which no two share memory."""
-    return {name: place.view.detach().reshape(place.shape).contiguous().clone() for name, place in places.items()}
+    """The model's parameters by foreign name, in foreign layout: copies, each parameter once."""
+    found = {name: place for name, place in places.items() if not place.is_alias}
+    return {name: place.view.detach().reshape(place.shape).contiguous().clone() for name, place in found.items()}
