@@ -125,7 +125,13 @@ class Bench:
         total = self.realised(model, budget)
         tokens = int(total / FLOPS_PER_TOKEN[kind] / 3)
         card = {"parameters": 100_000 + len(model), "flops_per_token": FLOPS_PER_TOKEN[kind], "tokens": tokens}
-        card |= {"steps": -(-tokens // 4096), "learning_rate": 3e-3, "head_share": 0.031, "train_flops": total}
+        card |= {
+            "epochs": tokens / 3e6,
+            "steps": -(-tokens // 4096),
+            "learning_rate": 3e-3,
+            "head_share": 0.031,
+            "train_flops": total,
+        }
         for metric, value in (card | {"mismatch": total / BUDGETS[budget] - 1}).items():
             yield Row(metric=metric, value=value, unit="1", at=base)
         yield Row(metric="state", value=self.bytes_of(model, 512), unit="byte", at=base | {"context": 512})

@@ -17,6 +17,7 @@ from bench.data.batches import context_windows
 from bench.data.prepare import prepare as prepare_corpus
 from bench.data.shards import Document
 from bench.experiments.inner_loss import inner_losses
+from bench.pretrained import load_pretrained
 from bench.results import ROOT, Row, Run, read_run, read_runs
 from bench.run import describe, execute
 from bench.tests.micro import BUDGET, EXPERIMENTS, MODELS, micro_run
@@ -129,8 +130,9 @@ def test_a_search_scores_validation_documents_and_no_held_out_ones(folder: Path)
     run = micro_run(folder, "train", "model=transformer", *words, "data.heldout=[long.txt]")
     scored = {str(row.at["split"]): row for row in result(run).rows if row.metric == "nll"}
     assert set(scored) == {"validation"}
+    lm = load_pretrained(Path(run.results) / "train" / describe(run).run_id).lm
     (text,) = prepare_corpus(run.data).documents("validation")
-    losses = [brute_force(trained(run), text.tokens[start : start + 33]) for start in range(0, len(text.tokens) - 1, 32)]
+    losses = [brute_force(lm, text.tokens[start : start + 33]) for start in range(0, len(text.tokens) - 1, 32)]
     assert scored["validation"].samples == pytest.approx([loss.mean() for loss in losses], rel=1e-4)
     assert scored["validation"].at["clusters"] == "short:15"
 

@@ -318,6 +318,7 @@ def test_card_text_is_aligned_and_says_that_flops_match(full: list[Run]) -> None
         "100,010",
         "1.05e6",
         "57,142",
+        "0.02",
         "14",
         "0.003",
         "49,664",
