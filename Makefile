@@ -34,7 +34,7 @@ TORCHLESS_TESTS := $(addprefix bench/tests/test_,$(addsuffix .py,config results 
 .PHONY: help
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-18s %s\n", $$1, $$2}' Makefile
-	@echo; echo 'Variables: TIER=$(TIER) SEEDS=$(SEEDS) ARGS=$(ARGS) PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) TORCH_INDEX=$(TORCH_INDEX) EXTRAS=$(EXTRAS)'
+	@echo; echo 'Variables: TIER=$(TIER) SEEDS=$(SEEDS) ARGS=$(ARGS) PYTHON=$(PYTHON) VENV=$(VENV) TORCH=$(TORCH) TORCH_INDEX=$(TORCH_INDEX) EXTRAS=$(EXTRAS) RESULTS=$(RESULTS) ENTITY=$(ENTITY) PROJECT=$(PROJECT)'
 
 .PHONY: reproduce-figures
 reproduce-figures: $(VENV)/.ready-core ## the main job: run all of TIER, or what is left of it, and draw results/figures/TIER

@@ -7,14 +7,16 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.figures.data import Data
+from bench.figures.page import Page
 from bench.figures.style import look_of
 from bench.figures.verdicts import verdicts
 from bench.report.build import part_of, report
 from bench.report.colours import PAPER, contrast, variables
-from bench.report.drawing import picture, svg
+from bench.report.drawing import MANY, picture, svg
 from bench.report.findings import findings
 from bench.report.markdown import block, markdown, pictures
 from bench.report.numbers import bounds, numbers
@@ -219,6 +221,16 @@ def test_a_figure_names_its_models_and_takes_the_pages_colours(made: Report) -> 
     assert all(name.startswith("a-") for name in referred)
     assert "median of" not in drawn  # the caption is the page's
     assert picture(one.sheet, "png", "x") == picture(one.sheet, "png", "x")
+
+
+def test_very_many_points_are_an_image_inside_the_svg() -> None:
+    page_ = Page("Many")
+    page_.axes[0].plot(np.arange(MANY + 1), np.arange(MANY + 1), ".")
+    page_.axes[0].plot(np.arange(9), np.arange(9), ".")
+    drawn = svg(page_.finish([], [], [], []), "many", "Many points")
+    assert drawn.count("<image") == 1
+    assert 'href="data:image/png;base64,' in drawn
+    assert drawn.count("<use") < 100
 
 
 def test_coloured_text_is_readable_on_either_paper() -> None:
