@@ -215,7 +215,8 @@ def share_interval(samples: ArrayLike, level: float = 0.95) -> Interval:
     n, mean, z = len(x), float(x.mean()), NormalDist().inv_cdf((1 + level) / 2)
     middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2)
-    return Interval(mean, max(0.0, middle - half), min(1.0, middle + half), n, "samples", level)
+    low, high = min(mean, middle - half), max(mean, middle + half)  # rounding
+    return Interval(mean, max(0.0, low), min(1.0, high), n, "samples", level)
 
 
 def holm(p: Sequence[float]) -> list[float]:

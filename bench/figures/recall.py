@@ -48,13 +48,15 @@ def draw(data: Data) -> Sheet:
     drawn = lines(table, APART)
     for number, task in enumerate(tasks):
         of_task = [replace(line, rows=line.rows[line.rows.task == task]) for line in drawn]
-        _row(page, page.axes[3 * number : 3 * number + 3], [line for line in of_task if len(line.rows)], costs)
-        page.axes[3 * number].set_title(TASKS[task], loc="left")
+        axes = page.axes[3 * number : 3 * number + 3]
+        failures = data.failures(NAME, "context")
+        _row(page, axes, [line for line in of_task if len(line.rows)], costs, failures[failures.task == task])
+        axes[0].set_title(TASKS[task], loc="left")
     captions = [*_captions(table), *footer.published(table)]
     return page.finish(legend_of(drawn), captions, footer.alarms(data, table, EXPERIMENTS), footer.facts(table))
 
 
-def _row(page: Page, axes: list[Axes], drawn: list[Line], costs: Mapping[str, pd.Series]) -> None:
+def _row(page: Page, axes: list[Axes], drawn: list[Line], costs: Mapping[str, pd.Series], failures: pd.DataFrame) -> None:
     over_context, over_state, over_step = axes
     curves = {id(line): _accuracy(line) for line in drawn}
     panels.token_axis(page, over_context, pd.concat([line.rows.context for line in drawn]), "context (tokens)")
@@ -65,6 +67,7 @@ def _row(page: Page, axes: list[Axes], drawn: list[Line], costs: Mapping[str, pd
         _over_cost(ax, name, [_at_cost(line, curves[id(line)], costs[name]) for line in drawn])
     for ax in axes:
         ax.set_ylim(-0.04, 1.04)
+    panels.mark_failures(page, over_context, failures, "context")
     panels.mark_training(page, over_context, panels.trained_to(pd.concat([line.rows for line in drawn])), named=False)
 
 

@@ -35,6 +35,7 @@ def runs(tmp_path: Path) -> list[Run]:
         for experiment in ("state_vs_context", "decode_latency"):
             bench.write(experiment, model, getattr(bench, experiment)(model))
         bench.write("recall", model, [row for task in ("needle", "mqar") for row in accuracies(bench, model, task)])
+    bench.failure("recall", "mamba", "oom", "no memory", task="needle", context=4096)
     return bench.runs
 
 
@@ -56,6 +57,7 @@ def test_a_row_of_panels_for_each_task(runs: list[Run]) -> None:
         assert x_of(figure.axes[0], model) == list(CONTEXTS)
     assert x_of(figure.axes[2], "ttt_linear")[0] > 1e-3 * STEP_MS["ttt_linear"]  # every 16th step takes three times as long
     text = words(figure)
+    assert "Mamba: OOM" in text
     assert "16 examples at each context, equally many at depths 0, 1" in text
     assert "no rows" not in text.lower()
 
