@@ -15,6 +15,8 @@ from bench.config import CONF, ConfigError, parse, register
 from bench.display import shown
 from bench.overrides import check_keys
 from bench.progress import Board, Job, Message, label_of
+from bench.results import write_atomic
+from bench.secrets import without_secrets
 from bench.tracking.process import check
 
 
@@ -50,7 +52,11 @@ def main(config: DictConfig) -> None:
 def sweep() -> str | None:
     """The name of the sweep that this job is of, if it is of one: its folder's, in which Hydra says what was swept."""
     job = HydraConfig.get()
-    return Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
+    if job.mode != RunMode.MULTIRUN:
+        return None
+    said = Path(job.sweep.dir) / "multirun.yaml"
+    write_atomic(said, without_secrets(said.read_text()))  # it repeats the command line
+    return said.parent.name
 
 
 if __name__ == "__main__":

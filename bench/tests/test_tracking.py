@@ -204,6 +204,18 @@ def test_no_secret_is_written_anywhere(tmp_path: Path, monkeypatch: pytest.Monke
     assert "https://***@host" in result(lost).manifest.cause
 
 
+def test_a_sweep_is_a_group_and_keeps_no_secret_of_its_command_line(tmp_path: Path) -> None:
+    words = ["experiment=state_vs_context", "model=mamba", "size=tiny", "experiment.measure.contexts=[16]", "seed=0,1"]
+    words += [f"results={tmp_path / 'runs'}", "tracking=wandb", f"tracking.dir={tmp_path}", PATIENT]
+    command = [sys.executable, "-m", "bench", "-m", *words, "+hydra.job.env_set.MY_TOKEN=plantedsecret"]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    (sweep,) = (tmp_path / "runs" / ".multirun").iterdir()
+    begun = [of(inspect(folder), "run")[0] for folder in (tmp_path / "wandb").glob("*run-*")]
+    assert [run["run_group"] for run in begun] == [sweep.name] * 2
+    assert "seed=0,1" in (sweep / "multirun.yaml").read_text()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"plantedsecret" in path.read_bytes()]
+
+
 def test_runs_that_there_are_can_be_logged_without_torch(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "runs")
     runs = [bench.write("train", "mamba", bench.train("mamba", "nano_3", 0)), bench.write("decode_latency", "mamba", [])]
