@@ -36,6 +36,11 @@ class Attention(Mixer):
         return Cache(key, value, position=weight.new_zeros(batch, dtype=torch.int32))
 
     @torch.no_grad()
+    def begin(self, x: Float[Tensor, "B T D"], state: Cache) -> Float[Tensor, "B T D"]:
+        position = torch.arange(x.shape[1], device=x.device)
+        return self.o(self.op.begin(*self._views(x, position), state).flatten(2))
+
+    @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: Cache) -> Float[Tensor, "B T D"]:
         position = state.position[:, None] + torch.arange(x.shape[1], device=x.device)
         return self.o(self.op.prefill(*self._views(x, position), state).flatten(2))

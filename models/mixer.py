@@ -69,6 +69,10 @@ class Mixer(nn.Module, ABC):
     def prefill(self, x: Float[Tensor, "B T D"], state: State) -> Float[Tensor, "B T D"]:
         """T >= 1 further tokens; advances ``state`` in place. Rows may stand at different positions."""
 
+    def begin(self, x: Float[Tensor, "B T D"], state: State) -> Float[Tensor, "B T D"]:
+        """``prefill`` of a state before the first token, as the caller knows: a layer may do it without asking the device."""
+        return self.prefill(x, state)
+
     @abstractmethod
     def step(self, x: Float[Tensor, "B D"], state: State) -> Float[Tensor, "B D"]:
         """One further token per row; advances ``state`` in place."""

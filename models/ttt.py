@@ -132,8 +132,14 @@ class TTT(Mixer):
         return TTTState(inner, self.conv_q.init_state(batch) if self.is_gated else None)
 
     @torch.no_grad()
+    def begin(self, x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
+        return self._prefill(x, torch.arange(x.shape[1], device=x.device), state)
+
+    @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
-        position = state.inner.position[:, None] + torch.arange(x.shape[1], device=x.device)
+        return self._prefill(x, state.inner.position[:, None] + torch.arange(x.shape[1], device=x.device), state)
+
+    def _prefill(self, x: Float[Tensor, "B T D"], position: Int[Tensor, "*B T"], state: TTTState) -> Float[Tensor, "B T D"]:
         views = self.views(x, position, state.past)
         return self._output(self.op.prefill(*views, self.token_rates(), self.norm, state.inner), x)
 

@@ -20,6 +20,7 @@ def forward(x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Flo
     return out.transpose(1, 2)
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def prefill(
     x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"], past: Float[Tensor, "B S E"]
@@ -31,6 +32,7 @@ def prefill(
     return out
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def step(
     x: Float[Tensor, "B E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"], past: Float[Tensor, "B S E"]

@@ -8,6 +8,7 @@ from torch import Tensor
 from kernels.pieces import pieces
 
 
+@torch.compiler.disable
 def forward(
     y: Float[Tensor, "*B E"], z: Float[Tensor, "*B E"], weight: Float[Tensor, " E"], eps: float = 1e-5
 ) -> Float[Tensor, "*B E"]:

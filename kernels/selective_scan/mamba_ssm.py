@@ -27,6 +27,7 @@ def forward(
     return out.transpose(1, 2)
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def prefill(
     u: Float[Tensor, "B T E"],
@@ -48,6 +49,7 @@ def prefill(
     return y
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def step(
     u: Float[Tensor, "B E"],

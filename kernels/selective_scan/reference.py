@@ -32,6 +32,7 @@ def forward(
     return _scan(u, dt, dt_bias, a, b, c, d, z, u.new_zeros(u.shape[0], *a.shape, dtype=dtype))[0]
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def prefill(
     u: Float[Tensor, "B T E"],
@@ -50,6 +51,7 @@ def prefill(
     return y
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def step(
     u: Float[Tensor, "B E"],

@@ -33,6 +33,7 @@ def forward(
     return _joined(parts)
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def prefill(
     x: Float[Tensor, "B T H P"],
@@ -60,6 +61,7 @@ def prefill(
     return _joined(parts)
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def step(
     x: Float[Tensor, "B H P"],

@@ -30,6 +30,7 @@ def forward(
     return _scan(x, dt, dt_bias, a, b, c, d, x.new_zeros(x.shape[0], *x.shape[2:], b.shape[2], dtype=dtype))[0]
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def prefill(
     x: Float[Tensor, "B T H P"],
@@ -47,6 +48,7 @@ def prefill(
     return y
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def step(
     x: Float[Tensor, "B H P"],

@@ -53,6 +53,7 @@ def forward(
     return answers.all()[:, :, :n].transpose(1, 2).to(q.dtype)
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def prefill(
     q: Float[Tensor, "B T H F"],
@@ -103,6 +104,7 @@ def prefill(
     return out.gather(2, slots[:, None, :, None].expand(-1, out.shape[1], -1, out.shape[3])).transpose(1, 2).to(q.dtype)
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def step(
     q: Float[Tensor, "B H F"],
