@@ -7,9 +7,13 @@ window, drawn anew within its document; such an interval speaks of those documen
 The bounds are those of the bootstrap-t (Efron and Tibshirani 1993, section 12.5): R − q·σ, with q the upper and the lower
 quantile of t* = (R* − R)/σ* over resamples, and σ the linearised standard error of a ratio (Cochran 1977, section 6.4),
 its square summed over strata. Plain percentiles cover too rarely where clusters are few; bench/tests/test_stats.py shows it.
+
+What the choice of text does not cover, the seed of a training, is a `Spread`: pooled over all that was trained twice or more,
+with Student's t for its bounds. The two errors are independent, so their margins add up in squares (Zou and Donner 2008).
 """
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -29,7 +33,8 @@ MIN_CLUSTERS = 4
 class Interval:
     """`value` with bounds `low` and `high` that hold the true one with probability `level`, from `n` of `unit`.
 
-    Infinite bounds mean that n is too small for any.
+    Infinite bounds mean that n is too small for any. p: the largest 1 - level at which the bounds still hold 0, so the
+    two-sided probability of a value as far from 0, were the true one 0; None where it is not known.
     """
 
     value: float
@@ -38,6 +43,7 @@ class Interval:
     n: int
     unit: Unit
     level: float = 0.95
+    p: float | None = None
 
     @property
     def caption(self) -> str:
@@ -47,12 +53,58 @@ class Interval:
         return f"{100 * self.level:.3g} % interval over {source}" if bounded else f"no interval from {source}"
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A standard error with `freedom` degrees of freedom, of what varies independently of the text."""
+
+    error: float
+    freedom: int
+
+    def margin(self, level: float) -> float:
+        """Half the width of its interval."""
+        return self.error * student_quantile(level, self.freedom) if self.error else 0.0
+
+
+def pooled_spread(cells: Iterable[Sequence[float]]) -> Spread | None:
+    """Standard deviation within cells, each of which holds the values of its seeds; None where none holds two."""
+    several = [np.asarray(cell, dtype=np.float64) for cell in cells if len(cell) > 1]
+    freedom = sum(len(cell) - 1 for cell in several)
+    squares = sum(float(((cell - cell.mean()) ** 2).sum()) for cell in several)
+    return Spread(math.sqrt(squares / freedom), freedom) if freedom else None
+
+
+def student_quantile(level: float, freedom: int) -> float:
+    """t with P(|T| <= t) = level (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4); freedom: 1 or more."""
+    odd = freedom % 2
+
+    def within(angle: float) -> float:
+        """P(|T| <= sqrt(freedom) tan(angle))."""
+        square, total, term = math.cos(angle) ** 2, 0.0, math.cos(angle) if odd else 1.0
+        for n in range(1 + odd, freedom, 2):
+            total += term
+            term *= n / (n + 1) * square
+        total *= math.sin(angle)
+        return 2 / math.pi * (angle + total) if odd else total
+
+    return math.sqrt(freedom) * math.tan(_first(lambda angle: within(angle) >= level, math.pi / 2))
+
+
+def _first(holds: Callable[[float], bool], high: float) -> float:
+    """The smallest x in (0, high) from which on a condition holds, by bisection; `high` where it never does."""
+    low = 0.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
 def cluster_mean(
     values: ArrayLike,
     weights: ArrayLike,
     documents: ArrayLike,
     windows: ArrayLike | None = None,
     *,
+    spread: Spread | None = None,
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -63,6 +115,7 @@ def cluster_mean(
     of each row, str or int. windows [N]: its window within that document; without them every row is a window. Windows must not
     overlap. Where a document has fewer than 4 windows, windows are drawn from all documents at once, which errs on the wide
     side; with fewer than 4 clusters in all the bounds are infinite. The same input and seed give the same bounds.
+    spread: a further, independent error of the mean, which the bounds then cover too. p is 2 / resamples at least.
 
     ValueError: empty, unequal lengths, not finite, weights not positive, level outside (0, 1), too few resamples for the level.
     """
@@ -77,15 +130,24 @@ def cluster_mean(
     totals: Array = np.bincount(cluster, w).astype(np.float64)
     value, n = float(sums.sum() / totals.sum()), len(totals)
     if n < MIN_CLUSTERS:
-        return Interval(value, -math.inf, math.inf, n, unit, level)
+        return Interval(value, -math.inf, math.inf, n, unit, level, 1.0)
     shift, error = _replicates(sums, totals, sizes, _draws(sizes, resamples, seed))
-    if error[0] <= 1e-12 * np.abs(y).max():  # all clusters alike: nothing but rounding is left to studentise
-        return Interval(value, value, value, n, unit, level)
     t = np.copysign(np.inf, shift[1:])
     np.divide(shift[1:], error[1:], out=t, where=error[1:] > 1e-9 * error[0])
-    # The quantiles are members of t: interpolating between infinite ones would give NaN.
-    lower, upper = np.quantile(t, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
-    return Interval(value, float(value - upper * error[0]), float(value - lower * error[0]), n, unit, level)
+    t.sort()
+    alike = error[0] <= 1e-12 * np.abs(y).max()  # nothing but rounding is left to studentise
+
+    def bounds(level: float) -> tuple[float, float]:
+        """The quantiles are members of t: interpolating between infinite ones would give NaN."""
+        places = (math.ceil(share * len(t) - 1e-9) for share in ((1 - level) / 2, (1 + level) / 2))
+        lower, upper = (0.0 if alike else float(t[max(place, 1) - 1]) * float(error[0]) for place in places)
+        if spread is not None:
+            upper, lower = math.hypot(upper, spread.margin(level)), -math.hypot(lower, spread.margin(level))
+        return value - upper, value - lower
+
+    low, high = bounds(level)
+    p = 1 - _first(lambda level: bounds(level)[0] <= 0 <= bounds(level)[1], 1.0)
+    return Interval(value, low, high, n, unit, level, max(p, 2 / resamples))
 
 
 def paired_difference(
@@ -95,6 +157,7 @@ def paired_difference(
     documents: ArrayLike,
     windows: ArrayLike | None = None,
     *,
+    spread: Spread | None = None,
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -102,7 +165,7 @@ def paired_difference(
     """Mean of a − b over the same targets, row by row; arguments and errors as for `cluster_mean`. Negative: a is lower."""
     first, second = _column("a", a), _column("b", b)
     _same_length("b", second, first, "a")
-    return cluster_mean(first - second, weights, documents, windows, level=level, resamples=resamples, seed=seed)
+    return cluster_mean(first - second, weights, documents, windows, spread=spread, level=level, resamples=resamples, seed=seed)
 
 
 def median_interval(samples: ArrayLike, level: float = 0.95) -> Interval:
@@ -139,10 +202,23 @@ def ratio_interval(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
     return Interval(top.value / bottom.value, low, high, min(top.n, bottom.n), "samples", level)
 
 
-def verdict(difference: Interval, equal_within: float, level: float = 0.95) -> Literal["equal", "different", "cannot tell"]:
+def holm(p: Sequence[float]) -> list[float]:
+    """Each probability adjusted for all that were asked together, in their order (Holm 1979)."""
+    order, adjusted, largest = sorted(range(len(p)), key=lambda i: p[i]), [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+Judgement = Literal["equal", "different", "cannot tell"]
+
+
+def verdict(difference: Interval, equal_within: float, level: float = 0.95, p: float | None = None) -> Judgement:
     """What a difference shows: equal where the whole interval lies within ±equal_within, else different where it excludes 0.
 
-    equal_within has the unit of the difference. An interval of less than `level` shows nothing.
+    equal_within has the unit of the difference. An interval of less than `level` shows nothing. p: the probability that `holm`
+    gives where several differences are asked together; it must then also be at most 1 - level for them to be different.
     ValueError: equal_within is not above 0.
     """
     if not 0 < equal_within < math.inf:
@@ -151,7 +227,8 @@ def verdict(difference: Interval, equal_within: float, level: float = 0.95) -> L
         return "cannot tell"
     if -equal_within <= difference.low and difference.high <= equal_within:
         return "equal"
-    return "different" if difference.low > 0 or difference.high < 0 else "cannot tell"
+    excluded = difference.low > 0 or difference.high < 0
+    return "different" if excluded and (p is None or p <= 1 - level + 1e-12) else "cannot tell"
 
 
 def _clusters(document: NDArray[np.intp], window: NDArray[np.intp]) -> tuple[NDArray[np.intp], tuple[int, ...], Unit]:

@@ -7,8 +7,8 @@ from bench.figures import footer, panels
 from bench.figures.data import Data
 from bench.figures.frame import groups
 from bench.figures.lines import APART, lines
-from bench.figures.page import MARGIN_IN, TEXT_ROW_IN, WIDTH_IN, Layout, Page
-from bench.figures.style import INK, QUIET, digits, styled, width_in
+from bench.figures.style import digits, styled
+from bench.figures.tables import Table
 
 TITLE = "Fairness card"
 EXPERIMENTS = ("train",)
@@ -25,7 +25,6 @@ HEADS = {
     "mismatch": "mismatch",
 }
 COLUMNS = ["model", "budget", *HEADS.values()]
-LEFT_ALIGNED, GAP_IN = 2, 0.12
 WHAT = {"budget": "Total training FLOPs", "ffn": "FLOPs per token", "depth": "FLOPs per token"}
 
 
@@ -40,13 +39,7 @@ def draw(data: Data) -> Figure:
     table = rows(data)
     if table.empty:
         return panels.empty(TITLE, "train", footer.alarms(data, table, EXPERIMENTS))
-    cells, notes = _cells(table)
-    wide = MARGIN_IN + sum(_widths_in(cells)) + GAP_IN * len(COLUMNS)
-    tall = 1.6 * TEXT_ROW_IN * (len(cells) + 1)
-    page = Page(TITLE, Layout(height_in=tall, width_in=max(WIDTH_IN, wide), axis_in=0.1))
-    (ax,) = page.axes
-    ax.set_axis_off()
-    _write(page, cells)
+    made, notes = _table(table)
     matched, unmatched = _verdicts(table)
     captions = [
         *matched,
@@ -54,7 +47,7 @@ def draw(data: Data) -> Figure:
         "state: of one sequence at the training context; head: the output head's share of FLOPs per token.",
         *footer.published(table, "marked in the first column"),
     ]
-    return page.finish([], captions, [*unmatched, *footer.alarms(data, table, EXPERIMENTS)], footer.facts(table))
+    return made.page(TITLE).finish([], captions, [*unmatched, *footer.alarms(data, table, EXPERIMENTS)], footer.facts(table))
 
 
 def card_text(data: Data) -> str:
@@ -62,21 +55,14 @@ def card_text(data: Data) -> str:
     table = rows(data)
     if table.empty:
         return "\n".join(["no rows yet: python -m bench experiment=train", *footer.alarms(data, table, EXPERIMENTS)])
-    cells, notes = _cells(table)
-    widths = [max(len(row[column]) for row in [COLUMNS, *cells]) for column in range(len(COLUMNS))]
-    body = [
-        "  ".join(_padded(text, width, column) for column, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in [COLUMNS, *cells]
-    ]
+    made, notes = _table(table)
     matched, unmatched = _verdicts(table)
-    return "\n".join([*body, *matched, *unmatched, *notes, *footer.alarms(data, table, EXPERIMENTS), *footer.facts(table)])
+    return "\n".join(
+        [*made.text(), *matched, *unmatched, *notes, *footer.alarms(data, table, EXPERIMENTS), *footer.facts(table)]
+    )
 
 
-def _padded(text: str, width: int, column: int) -> str:
-    return text.ljust(width) if column < LEFT_ALIGNED else text.rjust(width)
-
-
-def _cells(table: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
+def _table(table: pd.DataFrame) -> tuple[Table, list[str]]:
     """One row per model and budget, ordered by budget, then model; and the notes that explain the learning rates."""
     sources = sorted(set(table.lr_source))
     letters = {source: f" {chr(ord('a') + i)}" if len(sources) > 1 else "" for i, source in enumerate(sources)}
@@ -86,7 +72,8 @@ def _cells(table: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
         for (budget_flops, _), part in groups(line.rows, ["budget_flops", "lr"]):
             found.append((budget_flops, line.look.order, _row(line.look.label, part, letters)))
     notes = [f"learning rate{letter}: {source}." for source, letter in letters.items()]
-    return [cells for _, _, cells in sorted(found, key=lambda one: one[:2])], [f"{' '.join(notes)} {footer.seeds(table)}."]
+    ordered = [cells for _, _, cells in sorted(found, key=lambda one: one[:2])]
+    return Table(COLUMNS, ordered, left=2, group=1), [f"{' '.join(notes)} {footer.seeds(table)}."]
 
 
 def _row(label: str, part: pd.DataFrame, letters: dict[str, str]) -> list[str]:
@@ -115,26 +102,3 @@ def _verdicts(table: pd.DataFrame) -> tuple[list[str], list[str]]:
         else:
             unmatched.append(f"FLOPs are NOT matched: the largest mismatch is {worst:.2%} ({where}).")
     return matched, unmatched
-
-
-def _widths_in(cells: list[list[str]]) -> list[float]:
-    """Width of each column's longest text, inches."""
-    heads = [width_in(text, weight="bold") for text in COLUMNS]
-    return [max([head, *(width_in(row[column]) for row in cells)]) for column, head in enumerate(heads)]
-
-
-def _write(page: Page, cells: list[list[str]]) -> None:
-    """The table's texts, in inches from where the captions begin, with rules below the head and between budgets."""
-    (ax,) = page.axes
-    widths, span = _widths_in(cells), page.panel_width_in(ax) + MARGIN_IN
-    ax.set_xlim(MARGIN_IN, span)
-    ax.set_ylim(len(cells) + 1, 0)
-    gap = (span - sum(widths)) / (len(COLUMNS) - 1)
-    for line, row in enumerate([COLUMNS, *cells]):
-        left = 0.0
-        for column, text in enumerate(row):
-            x, align = (left, "left") if column < LEFT_ALIGNED else (left + widths[column], "right")
-            ax.text(x, line + 0.5, text, ha=align, va="center", weight="normal" if line else "bold")
-            left += widths[column] + gap
-        if line == 0 or (line < len(cells) and row[1] != cells[line][1]):
-            ax.plot([0, span], [line + 1] * 2, color=QUIET if line else INK, linewidth=0.4 if line else 0.8, clip_on=False)

@@ -20,6 +20,7 @@ from bench.figures import (
     perplexity_vs_flops,
     prefill_latency,
     state_vs_context,
+    verdicts,
 )
 from bench.figures.data import Data
 from bench.figures.paper import CONTENT, DRAWN_BY, LIKE, PAPER_TIERS
@@ -44,7 +45,7 @@ FIGURES: Mapping[str, Module] = {
     module.__name__.rsplit(".", 1)[-1]: cast("Module", module)
     for module in (
         *(perplexity_vs_flops, perplexity_by_context, perplexity_by_position, prefill_latency),
-        *(decode_latency, state_vs_context, inner_loss, fairness_card),
+        *(decode_latency, state_vs_context, inner_loss, fairness_card, verdicts),
     )
 }
 KERNEL_FIGURES: Mapping[str, Module] = {"kernel_speed": cast("Module", kernel_speed)}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bench.figures.frame import groups, records
 from bench.figures.style import Look, look_of
-from bench.stats import Interval, cluster_mean, median_interval
+from bench.stats import Interval, Spread, cluster_mean, median_interval
 
 Array = NDArray[np.float64]
 
@@ -53,12 +53,15 @@ class Windows:
         """Whether these are the same windows."""
         return np.array_equal(self.documents, other.documents) and np.array_equal(self.counts, other.counts)
 
-    def interval(self, other: "Windows | None" = None) -> Interval:
-        """Mean, or mean paired difference to ``other``, with its cluster-bootstrap interval; inf where a loss is not finite."""
+    def interval(self, other: "Windows | None" = None, spread: Spread | None = None) -> Interval:
+        """Mean, or mean paired difference to ``other``, with its cluster-bootstrap interval; inf where a loss is not finite.
+
+        spread: of the seeds, for an interval that covers them too.
+        """
         values = self.values if other is None else self.values - other.values
         if not len(values) or not np.isfinite(values).all():
             return Interval(math.inf, -math.inf, math.inf, len(values), "windows")
-        return cluster_mean(values, self.counts, self.documents)
+        return cluster_mean(values, self.counts, self.documents, spread=spread)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""The figures and tables of arXiv 2407.04620 that the project redraws: the tier that makes each, and what is like it here."""
+"""The figures and tables of arXiv 2407.04620 that the project redraws, the tier that makes each, and what the paper found."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 # Numbers as in the latest arXiv version.
 PAPER_TIERS: Mapping[str, str] = {
@@ -41,6 +42,7 @@ LIKE: Mapping[str, tuple[str, ...]] = {
     "state_vs_context": (),
     "inner_loss": ("4", "14"),
     "fairness_card": (),
+    "verdicts": (),
 }
 # Figures of the paper that these figures are themselves, once the tier named above has made their rows.
 DRAWN_BY: Mapping[str, tuple[str, ...]] = {
@@ -48,3 +50,41 @@ DRAWN_BY: Mapping[str, tuple[str, ...]] = {
     "4": ("inner_loss",),
     "12": ("prefill_latency", "decode_latency"),
 }
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the paper found of two models' nll, first - second: lower, higher or equal, as it reads off its figures in words.
+
+    For models trained at contexts from ``least`` to ``most``; ``first`` and ``second`` as in ``style.series_name``, the same
+    where a model's nll at a long context is compared with its own at a short one.
+    """
+
+    first: str
+    second: str
+    least: int
+    most: int
+    found: str
+
+
+SHORT, LONG = (2048, 2048), (8192, 32768)
+FINDINGS: tuple[Finding, ...] = (
+    Finding("ttt_linear", "transformer", *SHORT, "equal"),  # section 3.1, figure 10: comparable at 2k
+    Finding("ttt_linear", "mamba", *SHORT, "equal"),
+    Finding("ttt_mlp", "ttt_linear", *SHORT, "higher"),  # section 3.1: slightly worse per FLOP at 2k
+    Finding("ttt_linear", "mamba", *LONG, "lower"),  # figures 10 and 11: at 8k and 32k
+    Finding("ttt_mlp", "mamba", *LONG, "lower"),
+    Finding("ttt_linear", "ttt_linear", *LONG, "lower"),  # figure 2, right: longer context goes on helping
+    Finding("ttt_mlp", "ttt_mlp", *LONG, "lower"),
+    Finding("transformer", "transformer", *LONG, "lower"),
+    Finding("mamba", "mamba", *LONG, "equal"),  # figure 2, right: flat after 16k
+)
+
+
+def finding_of(first: str, second: str, train_context: int) -> str:
+    """What the paper found of this pair, first - second; empty where it says nothing."""
+    opposite = {"lower": "higher", "higher": "lower", "equal": "equal"}
+    for one in FINDINGS:
+        if one.least <= train_context <= one.most and {first, second} == {one.first, one.second}:
+            return one.found if first == one.first else opposite[one.found]
+    return ""

@@ -24,7 +24,7 @@ from bench.figures.style import look_of, save, series_name
 from bench.results import ROOT, Row, Run
 from bench.tests.synthetic_runs import BUDGETS, MODELS, TTT, Bench
 
-TRAINED = ("perplexity_vs_flops", "perplexity_by_context", "perplexity_by_position", "inner_loss", "fairness_card")
+TRAINED = ("perplexity_vs_flops", "perplexity_by_context", "perplexity_by_position", "inner_loss", "fairness_card", "verdicts")
 CAUSE = "nll is nan at step 41 of 160; lower optim.lr"
 
 

@@ -19,7 +19,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from bench.stats import Interval, _replicates, cluster_mean, median_interval, paired_difference, verdict
+from bench.stats import (
+    Interval,
+    Spread,
+    _replicates,
+    cluster_mean,
+    holm,
+    median_interval,
+    paired_difference,
+    pooled_spread,
+    student_quantile,
+    verdict,
+)
 
 Rng = np.random.Generator
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # values, weights, documents
@@ -218,6 +229,78 @@ def test_a_model_equals_itself_and_constants_have_no_width(n_documents: int) -> 
 def test_documents_of_constant_windows_have_no_width() -> None:
     got = cluster_mean([1.1, 2.3] * 8, np.full(16, 1024), [0, 1] * 8)
     assert got.low == got.high == pytest.approx(1.7)
+
+
+def test_bounds_cover_text_and_seeds() -> None:
+    """Two models of two seeds each, eight documents; the seeds' deviation, as large as the text's, is pooled over six cells."""
+
+    def difference(rng: Rng, *, with_seeds: bool) -> Interval:
+        text, seeds = rng.gamma(2, 0.5, 8) - 1, rng.normal(0, 0.25, (6, 2))
+        pooled = pooled_spread(seeds.tolist())
+        assert pooled is not None and pooled.freedom == 6
+        spread = Spread(pooled.error * math.sqrt(1 / 2 + 1 / 2), pooled.freedom) if with_seeds else None
+        return cluster_mean(text + seeds[0].mean() - seeds[1].mean(), np.ones(8), np.arange(8), spread=spread)
+
+    assert 0.93 <= coverage(lambda rng: difference(rng, with_seeds=True), 0.0) <= 0.98
+    assert coverage(lambda rng: difference(rng, with_seeds=False), 0.0) < 0.9
+
+
+def test_p_is_the_level_at_which_a_bound_reaches_zero() -> None:
+    rng = np.random.default_rng(5)
+    for spread in (None, Spread(0.1, 3)):
+        y = rng.gamma(2, 0.5, 12) - 0.75
+        got = cluster_mean(y, np.ones(12), np.arange(12), spread=spread)
+        assert got.p is not None and 0.002 < got.p < 0.9
+        inside, outside = (
+            cluster_mean(y, np.ones(12), np.arange(12), spread=spread, level=level)
+            for level in (min(0.99, 1 - got.p + 0.01), 1 - got.p - 0.01)
+        )
+        assert inside.low <= 0 <= inside.high
+        assert outside.low > 0 or outside.high < 0
+
+
+def test_p_under_no_difference_is_uniform() -> None:
+    rng = np.random.default_rng(11)
+    found = [cluster_mean(rng.normal(0, 1, 12), np.ones(12), np.arange(12)).p for _ in range(500)]
+    for share in (0.05, 0.2, 0.5):
+        assert abs(np.mean(np.array(found) <= share) - share) < 4 * math.sqrt(share * (1 - share) / 500)
+
+
+def test_p_of_a_sure_difference_and_of_none() -> None:
+    ones, documents = np.ones(16), np.arange(16)
+    assert cluster_mean(np.full(16, 0.3), ones, documents).p == 2 / 2000
+    assert cluster_mean(np.zeros(16), ones, documents).p == pytest.approx(1.0)
+    assert cluster_mean(np.full(3, 0.3), np.ones(3), np.arange(3)).p == 1.0
+    assert cluster_mean(np.full(16, 0.3), ones, documents, spread=Spread(0.1, 1)).p == pytest.approx(0.2048, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "level", "t"),
+    [(1, 0.95, 12.7062), (2, 0.95, 4.30265), (3, 0.99, 5.84091), (5, 0.9, 2.01505), (10, 0.95, 2.22814), (31, 0.95, 2.03951)],
+)
+def test_quantiles_of_student(freedom: int, level: float, t: float) -> None:
+    assert student_quantile(level, freedom) == pytest.approx(t, rel=1e-5)
+
+
+def test_pooled_spread_is_the_root_of_the_mean_variance_within() -> None:
+    got = pooled_spread([[1.0, 3.0], [10.0, 10.0, 13.0], [7.0]])
+    assert got is not None
+    assert got.error == pytest.approx(math.sqrt((2 + 6) / 3))
+    assert got.freedom == 3
+    assert pooled_spread([[1.0], [2.0]]) is None
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_of_several_only_what_holm_leaves_is_different() -> None:
+    apart = Interval(0.2, 0.1, 0.3, 9, "documents")
+    assert verdict(apart, 0.01, p=0.05) == "different"
+    assert verdict(apart, 0.01, p=0.051) == "cannot tell"
+    assert verdict(Interval(0, -0.005, 0.005, 9, "documents"), 0.01, p=1.0) == "equal"
 
 
 @pytest.mark.parametrize(
