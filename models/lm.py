@@ -58,7 +58,7 @@ class Block(nn.Sequential):
             h = branch(h)
         return h
 
-    def advance(self, how: Inference, h: Float[Tensor, "B *T D"], states: Sequence[State]) -> Float[Tensor, "B *T D"]:
+    def advance(self, how: Inference, h: Float[Tensor, "*B D"], states: Sequence[State]) -> Float[Tensor, "*B D"]:
         """What its branches do one after another, each with its state."""
         for branch, state in zip(self, states, strict=True):
             h = getattr(branch, how)(h, state)
@@ -168,7 +168,7 @@ class LM(nn.Module):
         self._logits = torch.compile(self._logits, dynamic=True, backend=backend)  # type: ignore[method-assign]
         return self
 
-    def _advance(self, how: Inference, tokens: Int[Tensor, "B *T"], state: list[State]) -> Float[Tensor, "B *T D"]:
+    def _advance(self, how: Inference, tokens: Int[Tensor, "*B"], state: list[State]) -> Float[Tensor, "*B D"]:
         h, parts = self.embedding(tokens), iter(state)
         for block in self.blocks:
             h = self._through(block, how, h, list(islice(parts, len(block))))

@@ -129,3 +129,18 @@ def state_tensors(state: State) -> list[Tensor]:
 def state_bytes(state: State) -> int:
     """Bytes of all tensors of a state."""
     return sum(t.numel() * t.element_size() for t in state_tensors(state))
+
+
+def copy_row(state: State, row: State, at: slice = slice(None)) -> None:
+    """Makes the rows ``at`` of a state, in place, the one row of another.
+
+    A cache that is longer than the row's stays as it is: this begins its rows anew, as what was not written is never read.
+    """
+    for target, source in zip(state_tensors(state), state_tensors(row), strict=True):
+        if target.shape[1:] == source.shape[1:]:
+            target[at] = source
+
+
+def positions(state: State) -> list[Tensor]:
+    """The tensors of a state that tell how many tokens each row has read, [B] each."""
+    return [tensor for tensor in state_tensors(state) if not tensor.is_floating_point()]

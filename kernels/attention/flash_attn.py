@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kernels.attention import reference
 from kernels.attention.reference import Cache
+from kernels.opaque import opaque
 
 
 def forward(q: Float[Tensor, "B T H F"], k: Float[Tensor, "B T H F"], v: Float[Tensor, "B T H F"]) -> Float[Tensor, "B T H F"]:
@@ -15,7 +16,7 @@ def forward(q: Float[Tensor, "B T H F"], k: Float[Tensor, "B T H F"], v: Float[T
     return out
 
 
-@torch.compiler.disable
+@opaque
 @torch.no_grad()
 def begin(
     q: Float[Tensor, "B T H F"], k: Float[Tensor, "B T H F"], v: Float[Tensor, "B T H F"], cache: Cache
@@ -24,7 +25,7 @@ def begin(
     return reference.begin(q, k, v, cache, whole=forward)
 
 
-@torch.compiler.disable
+@opaque
 @torch.no_grad()
 def prefill(
     q: Float[Tensor, "B T H F"], k: Float[Tensor, "B T H F"], v: Float[Tensor, "B T H F"], cache: Cache
@@ -34,7 +35,7 @@ def prefill(
     return _attend(q, k, v, cache)
 
 
-@torch.compiler.disable
+@opaque
 @torch.no_grad()
 def step(
     q: Float[Tensor, "B H F"], k: Float[Tensor, "B H F"], v: Float[Tensor, "B H F"], cache: Cache

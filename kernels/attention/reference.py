@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from kernels.opaque import opaque
+
 
 @dataclass
 class Cache:
@@ -53,7 +55,7 @@ def begin(
     return whole(q, k, v)
 
 
-@torch.compiler.disable
+@opaque
 @torch.no_grad()
 def prefill(
     q: Float[Tensor, "B T H F"],
@@ -82,7 +84,7 @@ def prefill(
     return scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=seen[:, None]).transpose(1, 2)
 
 
-@torch.compiler.disable
+@opaque
 @torch.no_grad()
 def step(
     q: Float[Tensor, "B H F"], k: Float[Tensor, "B H F"], v: Float[Tensor, "B H F"], cache: Cache

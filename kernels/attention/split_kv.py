@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kernels.attention.reference import Cache, begin, forward, prefill
+from kernels.opaque import opaque
 
 __all__ = ["begin", "forward", "prefill", "step"]
 
@@ -26,7 +27,7 @@ SLICE = 512
 LOWEST = tl.constexpr(-1e30)
 
 
-@torch.compiler.disable
+@opaque
 @torch.no_grad()
 def step(
     q: Float[Tensor, "B H F"], k: Float[Tensor, "B H F"], v: Float[Tensor, "B H F"], cache: Cache
