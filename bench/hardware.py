@@ -11,6 +11,9 @@ import torch
 PACKAGES = ("torch", "triton", "numpy", "hydra-core", "mamba-ssm", "flash-attn", "fla-core")
 
 
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+
+
 class NoDevice(RuntimeError):
     """The device that was asked for is not here."""
 

@@ -1,0 +1,415 @@
+"""Prefill and decode time of the models of one size side by side, each in the fastest way that it has (paper, figure 12).
+
+Models take turns in one process, so that what slows the card slows all of them, and times are compared in pairs. An engine is
+timed only after its logits agreed with the reference's (bench/latency/gate.py); which engine a model gets, a trial says.
+Out of memory is a row, and the cells after it go on.
+"""
+
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import median
+from typing import Any
+
+import torch
+
+from bench.build import DTYPES, Prepared
+from bench.ceilings import ceiling, ceilings
+from bench.config import ConfigError, SizeConfig
+from bench.hardware import OUT_OF_MEMORY
+from bench.lab import Lab, Unfinished
+from bench.latency.engine import EXECS, Engine, Entrant, Roster
+from bench.latency.gate import Examined, Truth, examine, truth_of
+from bench.latency.grid import Cell, cells
+from bench.latency.session import CYCLE, Decode, Prefill, Session, Spot
+from bench.latency.stage import Sample, Stage, take_turns
+from bench.latency.telemetry import Log, Meter, medians, throttled
+from bench.results import At, Coordinate, Row
+from bench.timing import synchronise
+from kernels.check import CheckFailed
+from kernels.op import MissingImplementation
+from models.cost import Cost, Phase
+
+# What a trial takes: enough to tell engines apart.
+TRIAL = {"least": 5, "most": 10, "seconds": 1.0}
+CEILINGS = {"least": 20, "most": 100, "seconds": 0.3}
+# Guesses of the forecast until cells have told: a call over its floor; seconds to set a session up, and to compile a model.
+OVER_FLOOR = 2.5
+SETUP_S = {"cuda": 1.5, "cpu": 0.05}
+COMPILE_S = {"cuda": 20.0, "cpu": 60.0}
+
+
+@dataclass(frozen=True)
+class Latency:
+    """models: files of conf/model, in the order of their turns; only those in ``only`` where it is given.
+
+    engines, execs: of each type of device and phase, the implementations of a model (its own ``impl`` if none is named) and the
+    ways to run it that are tried. grid: phase and batch of its parts, the most important first. sampling: least, most and
+    seconds of bench.latency.stage.take_turns.
+
+    Raises:
+        ConfigError: a model, a phase or an exec is not one of those possible.
+    """
+
+    models: Mapping[str, Entrant]
+    size: Mapping[str, Any]
+    vocab: int
+    engines: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]
+    execs: Mapping[str, Mapping[str, Sequence[str]]]
+    grid: Sequence[Sequence[Any]]
+    contexts: Sequence[int]
+    only: Sequence[str] | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        named = [exec_ for phases in self.execs.values() for words in phases.values() for exec_ in words]
+        wanted = (
+            ("only", self.only or (), tuple(self.models)),
+            ("grid", [phase for phase, _ in self.grid], ("prefill", "step")),
+            ("execs", named, EXECS),
+        )
+        for key, words, possible in wanted:
+            if wrong := [word for word in words if word not in possible]:
+                raise ConfigError(f"experiment.measure.{key}={wrong[0]} is not possible; choose from: {', '.join(possible)}")
+
+    def flops(self, prepared: Prepared) -> float:
+        """FLOPs of the least number of calls of every cell; trials and the gate take longer."""
+        books = Books(self, DTYPES[prepared.run.device.dtype])
+        least = int(self.sampling.get("least", 5))
+        places = [(cell, name, context) for cell in books.cells for name, context in cell.places]
+        return float(sum(least * self._calls(c) * c.batch * books.cost(n, c.phase, x).flops for c, n, x in places))
+
+    @staticmethod
+    def _calls(cell: Cell) -> int:
+        return CYCLE if cell.phase == "step" else 1
+
+    def measure(self, lab: Lab) -> Iterator[Row]:
+        """Rows of every cell, the most important first.
+
+        Raises:
+            ConfigError: a graph on a CPU.
+            Unfinished: max_minutes are over, or the device is lost to this process; the next call goes on.
+        """
+        yield from ceilings(lab, CEILINGS)
+        books, began = Books(self, lab.dtype, lab), time.monotonic()
+        match = Match(self, lab, books)
+        print(books.plan(), flush=True)
+        for number, cell in enumerate(books.cells):
+            limit = lab.run.max_minutes
+            if limit is not None and (time.monotonic() - began + books.seconds(cell)) / 60 > limit and not match.is_done(cell):
+                yield from match.not_run(books.cells[number:])
+                raise Unfinished(f"max_minutes={limit:g}: {len(books.cells) - number} of {len(books.cells)} cells are left")
+            start = time.monotonic()
+            yield from match.rows(cell)
+            books.took(cell, time.monotonic() - start)
+            lab.progress((number + 1) / len(books.cells))
+
+
+@dataclass
+class Books:
+    """What cells cost and how long they will take: from the floors of their calls, and from how long cells took so far."""
+
+    about: Latency
+    dtype: torch.dtype
+    lab: Lab | None = None
+    taken_s: float = 0.0
+    expected_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        names = [name for name in self.about.models if self.about.only is None or name in self.about.only]
+        self.costs: dict[tuple[str, str, int], Cost] = {}
+        with torch.device("meta"):
+            size = SizeConfig(**self.about.size)
+            built = {name: self.about.models[name].build(size, self.about.vocab, "reference") for name in names}
+        self.sketches = {name: lm.cast(self.dtype) for name, lm in built.items()}
+        self.parameters = {name: sum(p.numel() for p in lm.parameters()) for name, lm in built.items()}
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """All of them, in their order."""
+        names = list(self.sketches)
+        growing = [n for n in names if self.cost(n, "step", 2).state_bytes > self.cost(n, "step", 1).state_bytes]
+        cyclic = [name for name in names if self.about.models[name].mini_batch > 1]
+        return cells(names, growing, cyclic, [(phase, batch) for phase, batch in self.about.grid], self.about.contexts)
+
+    def cost(self, name: str, phase: str, context: int) -> Cost:
+        """Of the reference: what others hold differs little."""
+        key = (name, phase, context)
+        if key not in self.costs:
+            self.costs[key] = self.sketches[name].cost(_phase(phase), context, "causal")
+        return self.costs[key]
+
+    def seconds(self, cell: Cell) -> float:
+        """Forecast of a cell."""
+        pace = self.taken_s / self.expected_s if self.expected_s > 20 else 1.0
+        return pace * self._guess(cell)
+
+    def took(self, cell: Cell, seconds: float) -> None:
+        """What a cell that was measured now says of the others."""
+        if seconds > 0.01:  # else it was done before
+            self.taken_s, self.expected_s = self.taken_s + seconds, self.expected_s + self._guess(cell)
+
+    def _guess(self, cell: Cell) -> float:
+        assert self.lab is not None
+        kind, total = self.lab.device.type, 0.0
+        limits = {"least": 5, "most": 20, "seconds": 3.0, **self.about.sampling, **(TRIAL if cell.part == "trial" else {})}
+        for name, context in cell.places:
+            call = OVER_FLOOR * floor_s(self.lab, self.cost(name, cell.phase, context), cell.batch)
+            call *= self.about._calls(cell)  # noqa: SLF001
+            once = SETUP_S[kind] + max(limits["least"], min(limits["most"], limits["seconds"] / call)) * call
+            ways = engines_of(self.about, kind, cell.phase, name) if cell.part == "trial" else [("", "")]
+            compiled = sum(exec_.startswith("compile") for _, exec_ in ways) if len(ways) > 1 else 0
+            total += once * (len(ways) if len(ways) > 1 or cell.part != "trial" else 0) + compiled * COMPILE_S[kind]
+        return total
+
+    def plan(self) -> str:
+        """A line for each cell and its minutes."""
+        lines = [f"{self.seconds(cell) / 60:7.2f} min  {cell.label}" for cell in self.cells]
+        return "\n".join([*lines, f"{sum(map(self.seconds, self.cells)) / 60:7.2f} min  in all, about"])
+
+
+def engines_of(about: Latency, kind: str, phase: str, name: str) -> list[tuple[str, str]]:
+    """Implementation and exec of every engine that a model has on a type of device."""
+    impls = about.engines.get(kind, {}).get(phase, {}).get(name) or [about.models[name].impl]
+    return [(impl, exec_) for impl in impls for exec_ in about.execs[kind][phase]]
+
+
+def floor_s(lab: Lab, cost: Cost, batch: int) -> float:
+    """The least time of a call: its bytes of weights and state as fast as a copy, or its matrix products as a large one."""
+    moved = cost.weight_bytes + batch * cost.state_traffic
+    return max(moved / ceiling(lab, "copy_rate"), batch * cost.matmul_flops / ceiling(lab, "matmul_rate"))
+
+
+@dataclass(frozen=True, eq=False)
+class Contestant:
+    """An engine at a place, and what was seen of it."""
+
+    engine: Engine
+    spot: Spot
+    at: At
+    log: Log = field(default_factory=Log)
+    seen: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Match:
+    """Runs cells and makes their rows."""
+
+    about: Latency
+    lab: Lab
+    books: Books
+
+    def __post_init__(self) -> None:
+        lab, about = self.lab, self.about
+        size = SizeConfig(**about.size)
+        self.roster = Roster(about.models, size, about.vocab, lab.device, lab.dtype, lab.run.seed)
+        self.meter = Meter(lab.device) if lab.device.type == "cuda" else None
+        self.truths: dict[str, Truth] = {}
+        self.admitted: dict[tuple[str, str, str], Examined | None] = {}
+        self.stage = Stage(self._session, self._make_room, self._watch, lab.device)
+
+    def is_done(self, cell: Cell) -> bool:
+        """Nothing is left to measure in a cell."""
+        return not any(self._contestants(cell))
+
+    def rows(self, cell: Cell) -> Iterator[Row]:
+        """Of all in a cell that an interrupted attempt has not left: first of the gate, then times, or why there are none."""
+        admitted = []
+        for name, spot, impl, exec_ in self._contestants(cell):
+            yield from self._admit(name, impl, exec_)
+            if self.admitted[name, impl, exec_] is not None:
+                engine = self.roster.engine(name, impl, exec_)
+                admitted.append(Contestant(engine, spot, self._at(name, spot, cell.part, impl, exec_)))
+        failures: list[Row] = []
+
+        def failed(contestant: Contestant, error: Exception) -> None:
+            self.stage.held.pop(contestant, None)
+            failures.append(self._failure(contestant.at, error))
+
+        sampling = TRIAL if cell.part == "trial" else self.about.sampling
+        taken = take_turns(admitted, self.stage.turn, failed, **sampling)
+        self.stage.clear()
+        for contestant, samples in taken.items():
+            yield from self._times(contestant, samples)
+        yield from failures
+        self._check_device()
+
+    def not_run(self, left: Sequence[Cell]) -> Iterator[Row]:
+        """Every place that is left, with the seconds that it would take."""
+        for cell in left:
+            seconds = self.books.seconds(cell) / len(cell.places)
+            for name, context in cell.places:
+                at = {**self._about(name), "part": cell.part, "phase": cell.phase, "batch": cell.batch, "context": context}
+                yield Row(metric="not_run", value=seconds, unit="s", at=at)
+
+    def _contestants(self, cell: Cell) -> Iterator[tuple[str, Spot, str, str]]:
+        """Model, spot, implementation and exec of all without a row."""
+        for name, context in cell.places:
+            ways = engines_of(self.about, self.lab.device.type, cell.phase, name)
+            if cell.part == "trial":
+                ways = ways if len(ways) > 1 else []
+            elif len(ways) > 1:
+                ways = self._best(name, cell.phase)
+            spots = [Spot(cell.phase, cell.batch, context)]
+            if cell.part == "cycle":
+                spots = [Spot(cell.phase, cell.batch, context, phases, slots=True) for phases in ("in_phase", "spread")]
+            for impl, exec_ in ways:
+                for spot in spots:
+                    at = {k: v for k, v in self._at(name, spot, cell.part, impl, exec_).items() if k != "attempt"}
+                    if not any(self.lab.recorder.has(m, **at) for m in ("latency", "oom", "broken", "wrong", "missing")):
+                        yield name, spot, impl, exec_
+
+    def _best(self, name: str, phase: str) -> list[tuple[str, str]]:
+        """The engine that was fastest in the trial; none where none ended it."""
+        tried = [r for r in self.lab.recorder.rows if r.metric == "latency" and r.at["part"] == "trial"]
+        mine = [row for row in tried if (row.at["model"], row.at["phase"]) == (name, phase)]
+        return [(str(r.at["impl"]), str(r.at["exec"])) for r in sorted(mine, key=lambda row: row.value)[:1]]
+
+    def _admit(self, name: str, impl: str, exec_: str) -> Iterator[Row]:
+        """The gate, once for every engine; its rows, where an earlier attempt has not left them."""
+        key = (name, impl, exec_)
+        if key in self.admitted:
+            return
+        self.admitted[key] = None
+        at = {**self._about(name), "part": "gate", "impl": impl, "exec": exec_}
+        self.lab.here = at
+        try:
+            self.roster.fetch(name)
+            if name not in self.truths:
+                self.truths[name] = truth_of(self.roster.lm(name, "reference"), self.roster.wide(name))
+            found = examine(self.roster.engine(name, impl, exec_), self.truths[name], self.lab.device)
+        except ConfigError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever it was, it is recorded and the others go on
+            rows = [self._failure(at, error)]
+        else:
+            rows = list(self._gate_rows(at, found))
+            self.admitted[key] = found if found.ok else None
+            if not found.ok:
+                told = f"logits are off by {found.error:.2e}, allowed {found.bound:.2e}"
+                rows.append(self._failure(at, CheckFailed(told)))
+        for row in rows:
+            if not self.lab.recorder.has(row.metric, **row.at):
+                yield row
+        self._check_device()
+
+    def _gate_rows(self, at: At, found: Examined) -> Iterator[Row]:
+        yield Row(metric="relative_error", value=found.error, unit="1", at=at)
+        yield Row(metric="yardstick_error", value=found.yardstick, unit="1", at=at)
+        for phase, seconds in (("prefill", found.begin_s), ("step", found.step_s)):
+            yield Row(metric="first_call", value=seconds, unit="s", at={**at, "phase": phase})
+
+    def _failure(self, at: At, error: Exception) -> Row:
+        kinds = ((OUT_OF_MEMORY, "oom"), (MissingImplementation, "missing"), (CheckFailed, "wrong"))
+        metric = next((name for kind, name in kinds if isinstance(error, kind)), "broken")
+        where = " ".join(str(value) for key, value in at.items() if key not in ("params", "convention", "backbone"))
+        print(f"{metric}: {where}: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
+        if metric == "broken":
+            traceback.print_exception(error)
+        return Row(metric=metric, value=1.0, unit="1", at=at)
+
+    def _check_device(self) -> None:
+        """Raises Unfinished where an error has cost this process its device: other processes have it still."""
+        try:
+            synchronise(self.lab.device)
+        except RuntimeError as error:
+            raise Unfinished(f"the device is lost to this process ({error}); the same command goes on") from error
+
+    def _session(self, contestant: Contestant) -> Session:
+        kind = Prefill if contestant.spot.phase == "prefill" else Decode
+        session = kind(contestant.engine, contestant.spot, self.about.vocab, self.lab.device)
+        contestant.seen.setdefault("first_call", session.first_call_s)
+        if isinstance(session, Prefill):
+            contestant.seen["step_error"] = session.step_error
+        contestant.seen["tokens"] = session.tokens
+        return session
+
+    def _make_room(self, contestant: Contestant) -> None:
+        self.roster.clear(contestant.engine.entrant.name)
+
+    def _watch(self, contestant: Contestant) -> AbstractContextManager[object]:
+        return nullcontext() if self.meter is None else self.meter.watch(contestant.log)
+
+    def _times(self, contestant: Contestant, samples: Sequence[Sample]) -> Iterator[Row]:
+        """Rows of one contestant; its time last, which says that all are there."""
+        at, spot = contestant.at, contestant.spot
+        if not spot.slots:
+            yield from self._beside(contestant, [sample for (sample,) in samples])
+            yield from self._card(contestant, len(samples))
+        for slot, seconds in enumerate(zip(*samples, strict=True)):
+            where = {**at, "slot": slot} if spot.slots else at
+            yield Row(metric="latency", value=median(seconds), unit="s", at=where, samples=seconds)
+        mean = median(sum(sample) / len(sample) for sample in samples)
+        print(f"{1e6 * mean / _tokens(spot):10.3f} µs/token: {' '.join(map(str, at.values()))}", flush=True)
+
+    def _beside(self, contestant: Contestant, seconds: Sequence[float]) -> Iterator[Row]:
+        """What a time is measured by: tokens, costs, the model's own floor; the memory that it took."""
+        at, spot, tokens = contestant.at, contestant.spot, _tokens(contestant.spot)
+        cost = contestant.engine.plain.cost(_phase(spot.phase), spot.context, "causal")
+        least = floor_s(self.lab, cost, spot.batch)
+        amounts = {
+            ("flops", "FLOP"): spot.batch * cost.flops,
+            ("matmul_flops", "FLOP"): spot.batch * cost.matmul_flops,
+            ("weight_bytes", "byte"): cost.weight_bytes,
+            ("state", "byte"): spot.batch * cost.state_bytes,
+            ("state_traffic", "byte"): spot.batch * cost.state_traffic,
+            ("floor", "s"): least,
+            ("first_call", "s"): contestant.seen["first_call"],
+        }
+        if "step_error" in contestant.seen:
+            amounts["step_error", "1"] = contestant.seen["step_error"]
+        if contestant in self.stage.peaks:
+            amounts["peak_memory", "byte"] = self.stage.peaks[contestant] + cost.weight_bytes
+        for (metric, unit), value in amounts.items():
+            yield Row(metric=metric, value=float(value), unit=unit, at=at)
+        shares, each = tuple(least / s for s in seconds), tuple(s / tokens for s in seconds)
+        yield Row(metric="floor_share", value=least / median(seconds), unit="1", at=at, samples=shares)
+        yield Row(metric="token_time", value=median(each), unit="s/token", at=at, samples=each)
+
+    def _card(self, contestant: Contestant, count: int) -> Iterator[Row]:
+        """What the card said of itself meanwhile."""
+        at, log = contestant.at, contestant.log
+        if not log.readings:
+            return
+        units = {"clock_hz": ("sm_clock", "Hz"), "temperature_c": ("temperature", "°C"), "power_w": ("power", "W")}
+        for name, value in medians(log.readings).items():
+            metric, unit = units[name]
+            yield Row(metric=metric, value=value, unit=unit, at=at)
+        if log.energy_j is not None:
+            per_token = log.energy_j / (count * contestant.seen["tokens"])
+            yield Row(metric="energy_per_token", value=per_token, unit="J/token", at=at)
+        for reason, share in throttled(log.readings).items():
+            yield Row(metric="throttled", value=share, unit="1", at={**at, "reason": reason})
+
+    def _about(self, name: str) -> dict[str, Coordinate]:
+        entrant, run = self.about.models[name], self.lab.run
+        return {
+            "model": name,
+            "backbone": entrant.backbone,
+            "size": str(self.about.size["name"]),
+            "params": self.books.parameters[name],
+            "mini_batch": entrant.mini_batch,
+            "dtype": run.device.dtype,
+            "convention": "causal",
+            "seed": run.seed,
+        }
+
+    def _at(self, name: str, spot: Spot, part: str, impl: str, exec_: str) -> dict[str, Coordinate]:
+        """All coordinates of a place. filled_rows: rows of the batch that were prefilled, of which the others are copies."""
+        at = {**self._about(name), "part": part, "impl": impl, "exec": exec_, "phase": spot.phase, "batch": spot.batch}
+        at |= {"context": spot.context, "attempt": self.lab.recorder.manifest.attempts}
+        at |= {"phases": spot.phases} if spot.slots else {}
+        return at | ({"filled_rows": 1} if spot.phase == "step" else {})
+
+
+def _tokens(spot: Spot) -> int:
+    """Tokens of a prefill or of a step."""
+    return spot.batch * (spot.context if spot.phase == "prefill" else 1)
+
+
+def _phase(phase: str) -> Phase:
+    return "prefill" if phase == "prefill" else "step"
