@@ -18,6 +18,13 @@ class NoDevice(RuntimeError):
     """The device that was asked for is not here."""
 
 
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory was missing when an error arose; the capture of a graph hides that behind an error of its own."""
+    while error is not None and not isinstance(error, OUT_OF_MEMORY):
+        error = error.__context__
+    return error is not None
+
+
 @cache
 def device_name(type_: str) -> str:
     """The accelerator's or the processor's own name.

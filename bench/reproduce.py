@@ -37,7 +37,8 @@ class Cell:
         """Short, for a line of progress."""
         run = self.run
         if run.experiment.modelless:
-            return f"{run.experiment.name} {run.device.dtype} s{run.seed}"
+            size = f"{run.size.name} " if "size" in run.experiment.measure else ""
+            return f"{run.experiment.name} {size}{run.device.dtype} s{run.seed}"
         backbone = "" if run.model.backbone == "mamba" or not run.model.name.startswith("ttt") else " (T)"
         return f"{run.experiment.name} {run.model.name}{backbone} {run.size.name} {run.budget.name} s{run.seed}"
 
@@ -91,7 +92,7 @@ def run_tier(cells: Sequence[Cell], workers: int) -> dict[str, str]:
     for message in Pool([cell.run for cell in todo], _needs(todo), workers).run():
         if message.status == "killed":
             _record_killed(todo[message.cell].run, message.cause)
-        if message.status not in ("", "done"):
+        if message.status not in ("", "done", "partial"):
             failures[todo[message.cell].label] = f"{message.status}: {message.cause}"
         board.show(message)
     return failures

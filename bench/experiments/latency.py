@@ -20,7 +20,7 @@ import torch
 from bench.build import DTYPES, Prepared
 from bench.ceilings import ceiling, ceilings
 from bench.config import ConfigError, SizeConfig
-from bench.hardware import OUT_OF_MEMORY
+from bench.hardware import is_out_of_memory
 from bench.lab import Lab, Unfinished
 from bench.latency.engine import EXECS, Engine, Entrant, Roster
 from bench.latency.gate import Examined, Truth, examine, truth_of
@@ -134,7 +134,13 @@ class Books:
         names = list(self.sketches)
         growing = [n for n in names if self.cost(n, "step", 2).state_bytes > self.cost(n, "step", 1).state_bytes]
         cyclic = [name for name in names if self.about.models[name].mini_batch > 1]
-        return cells(names, growing, cyclic, [(phase, batch) for phase, batch in self.about.grid], self.about.contexts)
+        found = cells(names, growing, cyclic, [(phase, batch) for phase, batch in self.about.grid], self.about.contexts)
+        return [cell for cell in found if cell.part != "trial" or self._is_tried(cell)]
+
+    def _is_tried(self, cell: Cell) -> bool:
+        """Whether a model has several engines here."""
+        kinds = [self.lab.device.type] if self.lab is not None else list(self.about.execs)
+        return any(len(engines_of(self.about, kind, cell.phase, name)) > 1 for kind in kinds for name, _ in cell.places)
 
     def cost(self, name: str, phase: str, context: int) -> Cost:
         """Of the reference: what others hold differs little."""
@@ -209,8 +215,8 @@ class Match:
         self.roster = Roster(about.models, size, about.vocab, lab.device, lab.dtype, lab.run.seed)
         self.meter = Meter(lab.device) if lab.device.type == "cuda" else None
         self.truths: dict[str, Truth] = {}
-        self.admitted: dict[tuple[str, str, str], Examined | None] = {}
-        self.stage = Stage(self._session, self._make_room, self._watch, lab.device)
+        self.admitted: dict[tuple[str, str, str, str], bool] = {}
+        self.stage = Stage(self._session, self._fetch, self._make_room, self._watch, lab.device)
 
     def is_done(self, cell: Cell) -> bool:
         """Nothing is left to measure in a cell."""
@@ -220,8 +226,8 @@ class Match:
         """Of all in a cell that an interrupted attempt has not left: first of the gate, then times, or why there are none."""
         admitted = []
         for name, spot, impl, exec_ in self._contestants(cell):
-            yield from self._admit(name, impl, exec_)
-            if self.admitted[name, impl, exec_] is not None:
+            yield from self._admit(name, cell.phase, impl, exec_)
+            if self.admitted[name, cell.phase, impl, exec_]:
                 engine = self.roster.engine(name, impl, exec_)
                 admitted.append(Contestant(engine, spot, self._at(name, spot, cell.part, impl, exec_)))
         failures: list[Row] = []
@@ -269,26 +275,26 @@ class Match:
         mine = [row for row in tried if (row.at["model"], row.at["phase"]) == (name, phase)]
         return [(str(r.at["impl"]), str(r.at["exec"])) for r in sorted(mine, key=lambda row: row.value)[:1]]
 
-    def _admit(self, name: str, impl: str, exec_: str) -> Iterator[Row]:
+    def _admit(self, name: str, phase: str, impl: str, exec_: str) -> Iterator[Row]:
         """The gate, once for every engine; its rows, where an earlier attempt has not left them."""
-        key = (name, impl, exec_)
+        key = (name, phase, impl, exec_)
         if key in self.admitted:
             return
-        self.admitted[key] = None
-        at = {**self._about(name), "part": "gate", "impl": impl, "exec": exec_}
+        self.admitted[key] = False
+        at = {**self._about(name), "part": "gate", "phase": phase, "impl": impl, "exec": exec_}
         self.lab.here = at
         try:
             self.roster.fetch(name)
             if name not in self.truths:
                 self.truths[name] = truth_of(self.roster.lm(name, "reference"), self.roster.wide(name))
-            found = examine(self.roster.engine(name, impl, exec_), self.truths[name], self.lab.device)
+            found = examine(self.roster.engine(name, impl, exec_), phase, self.truths[name], self.lab.device)
         except ConfigError:
             raise
         except Exception as error:  # noqa: BLE001  whatever it was, it is recorded and the others go on
             rows = [self._failure(at, error)]
         else:
             rows = list(self._gate_rows(at, found))
-            self.admitted[key] = found if found.ok else None
+            self.admitted[key] = found.ok
             if not found.ok:
                 told = f"logits are off by {found.error:.2e}, allowed {found.bound:.2e}"
                 rows.append(self._failure(at, CheckFailed(told)))
@@ -300,14 +306,13 @@ class Match:
     def _gate_rows(self, at: At, found: Examined) -> Iterator[Row]:
         yield Row(metric="relative_error", value=found.error, unit="1", at=at)
         yield Row(metric="yardstick_error", value=found.yardstick, unit="1", at=at)
-        for phase, seconds in (("prefill", found.begin_s), ("step", found.step_s)):
-            yield Row(metric="first_call", value=seconds, unit="s", at={**at, "phase": phase})
+        yield Row(metric="first_call", value=found.first_s, unit="s", at=at)
 
     def _failure(self, at: At, error: Exception) -> Row:
-        kinds = ((OUT_OF_MEMORY, "oom"), (MissingImplementation, "missing"), (CheckFailed, "wrong"))
-        metric = next((name for kind, name in kinds if isinstance(error, kind)), "broken")
-        where = " ".join(str(value) for key, value in at.items() if key not in ("params", "convention", "backbone"))
-        print(f"{metric}: {where}: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
+        kinds = ((MissingImplementation, "missing"), (CheckFailed, "wrong"))
+        found = next((name for kind, name in kinds if isinstance(error, kind)), "broken")
+        metric = "oom" if is_out_of_memory(error) else found
+        print(f"{metric}: {_label(at)}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         if metric == "broken":
             traceback.print_exception(error)
         return Row(metric=metric, value=1.0, unit="1", at=at)
@@ -328,6 +333,9 @@ class Match:
         contestant.seen["tokens"] = session.tokens
         return session
 
+    def _fetch(self, contestant: Contestant) -> None:
+        self.roster.fetch(contestant.engine.entrant.name)
+
     def _make_room(self, contestant: Contestant) -> None:
         self.roster.clear(contestant.engine.entrant.name)
 
@@ -344,7 +352,7 @@ class Match:
             where = {**at, "slot": slot} if spot.slots else at
             yield Row(metric="latency", value=median(seconds), unit="s", at=where, samples=seconds)
         mean = median(sum(sample) / len(sample) for sample in samples)
-        print(f"{1e6 * mean / _tokens(spot):10.3f} µs/token: {' '.join(map(str, at.values()))}", flush=True)
+        print(f"{1e6 * mean / _tokens(spot):10.3f} µs/token: {_label(at)}", flush=True)
 
     def _beside(self, contestant: Contestant, seconds: Sequence[float]) -> Iterator[Row]:
         """What a time is measured by: tokens, costs, the model's own floor; the memory that it took."""
@@ -404,6 +412,12 @@ class Match:
         at |= {"context": spot.context, "attempt": self.lab.recorder.manifest.attempts}
         at |= {"phases": spot.phases} if spot.slots else {}
         return at | ({"filled_rows": 1} if spot.phase == "step" else {})
+
+
+def _label(at: At) -> str:
+    """A place in short."""
+    keys = ("part", "model", "size", "phase", "impl", "exec", "batch", "context", "phases")
+    return " ".join(str(at[key]) for key in keys if key in at)
 
 
 def _tokens(spot: Spot) -> int:

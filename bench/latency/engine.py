@@ -9,7 +9,7 @@ compile_graph  a CUDA graph of what is compiled
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,17 +47,13 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Engine:
-    """An entrant with an implementation and an exec. plain: the same model, eager, for what is not timed."""
+    """An entrant with an implementation and an exec. lm: what is timed. plain: the same model, eager, for what is not."""
 
     entrant: Entrant
     impl: str
     exec: str
+    lm: LM
     plain: LM
-
-    @cached_property
-    def lm(self) -> LM:
-        """What is timed."""
-        return copy(self.plain).compile_inference() if self.exec.startswith("compile") else self.plain
 
     def ready(self, call: Callable[[], object], device: torch.device, warm_up: int = 3) -> Callable[[], object]:
         """The call as it is timed: itself, or a graph of it, for which it is run a few times."""
@@ -77,10 +73,10 @@ class Roster:
 
     def __post_init__(self) -> None:
         self._models: dict[str, dict[str, LM]] = {}
-        self._engines: dict[tuple[str, str, str], Engine] = {}
+        self._compiled: dict[tuple[str, str], LM] = {}
 
     def engine(self, name: str, impl: str, exec_: str) -> Engine:
-        """Made once.
+        """What is compiled is compiled once.
 
         Raises:
             ConfigError: a graph on a CPU.
@@ -88,10 +84,12 @@ class Roster:
         """
         if exec_.endswith("graph") and self.device.type != "cuda":
             raise ConfigError(f"exec={exec_} needs a CUDA device: choose eager or compile, or run it with device=h100")
-        key = (name, impl, exec_)
-        if key not in self._engines:
-            self._engines[key] = Engine(self.entrants[name], impl, exec_, self.lm(name, impl))
-        return self._engines[key]
+        lm = plain = self.lm(name, impl)
+        if exec_.startswith("compile"):
+            if (name, impl) not in self._compiled:
+                self._compiled[name, impl] = copy(plain).compile_inference()
+            lm = self._compiled[name, impl]
+        return Engine(self.entrants[name], impl, exec_, lm, plain)
 
     def lm(self, name: str, impl: str) -> LM:
         """The model with the weights that the seed gives on this device, cast to the dtype that it computes in."""

@@ -1,9 +1,10 @@
 """The gate: an engine is timed only where its logits agree with the reference's, on a short sequence at the model's own size.
 
-A beginning of a ragged length, then steps over the end of a mini-batch, run as they are timed (compiled, from a graph), give
-the logits that the reference has of the whole sequence. The reference is causal, so what agrees with it at every one of these
-places is too. *Truth*: the reference in a wider dtype, with the same rounded weights; *yardstick*: the reference in the dtype
-of the engine. An engine may have FACTOR times the yardstick's error, or that of a kernel in float32 (kernels/check.py).
+A beginning of a ragged length, then steps over the end of a mini-batch, give the logits that the reference has of the whole
+sequence; what the engine is for, one or the other, runs as it is timed (compiled, from a graph). The reference is causal, so
+what agrees with it at every one of these places is too. *Truth*: the reference in a wider dtype, with the same rounded weights;
+*yardstick*: the reference in the dtype of the engine. An engine may have FACTOR times the yardstick's error, or that of a
+kernel in float32 (kernels/check.py).
 """
 
 import time
@@ -25,12 +26,11 @@ ROWS, BEGUN, STEPS = 2, 53, 20
 
 @dataclass(frozen=True)
 class Examined:
-    """Relative error of all logits, the yardstick's, the most allowed; seconds of the first beginning and of the first step."""
+    """Relative error of all logits, and the yardstick's; seconds of the engine's first call."""
 
     error: float
     yardstick: float
-    begin_s: float
-    step_s: float
+    first_s: float
 
     @property
     def bound(self) -> float:
@@ -62,18 +62,19 @@ def truth_of(reference: LM, wide: LM) -> Truth:
 
 
 @torch.no_grad()
-def examine(engine: Engine, truth: Truth, device: torch.device) -> Examined:
-    """Runs an engine on the truth's tokens."""
-    lm, tokens = engine.lm, truth.tokens
+def examine(engine: Engine, phase: str, truth: Truth, device: torch.device) -> Examined:
+    """Runs an engine for ``phase`` on the truth's tokens."""
+    lm, other, tokens = engine.lm, engine.plain, truth.tokens
+    beginner, stepper = (lm, other) if phase == "prefill" else (other, lm)
     state, fresh, logits = lm.init_state(ROWS, BEGUN + 2 * STEPS), lm.init_state(1, 1), torch.empty_like(truth.logits[:, 0])
     token = tokens[:, BEGUN].clone()
     found = []
 
     def begin() -> None:
-        logits.copy_(lm.begin(tokens[:, :BEGUN], state))
+        logits.copy_(beginner.begin(tokens[:, :BEGUN], state))
 
     def step() -> None:
-        logits.copy_(lm.step(token, state))
+        logits.copy_(stepper.step(token, state))
 
     def renewed(call: Callable[[], object]) -> tuple[Callable[[], object], float]:
         """The call as it is timed, the seconds of its first time, and the state as it was before."""
@@ -87,13 +88,13 @@ def examine(engine: Engine, truth: Truth, device: torch.device) -> Examined:
             tensor.copy_(before)
         return ready, first_s
 
-    run, begin_s = renewed(begin)
+    run, first_s = renewed(begin) if phase == "prefill" else (begin, 0.0)
     copy_row(state, fresh)
     run()
     found.append(logits.clone())
-    run, step_s = renewed(step)
+    run, first_s = renewed(step) if phase == "step" else (step, first_s)
     for at in range(BEGUN, BEGUN + STEPS):
         token.copy_(tokens[:, at])
         run()
         found.append(logits.clone())
-    return Examined(relative_error(torch.stack(found, 1), truth.logits), truth.yardstick, begin_s, step_s)
+    return Examined(relative_error(torch.stack(found, 1), truth.logits), truth.yardstick, first_s)

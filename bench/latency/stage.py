@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from bench.hardware import OUT_OF_MEMORY
+from bench.hardware import is_out_of_memory
 from bench.timing import synchronise
 
 K = TypeVar("K", bound=Hashable)
@@ -27,11 +27,12 @@ class Timed(Protocol):
 class Stage(Generic[K]):
     """Sessions by key, made by ``make`` when their turn comes, under ``watch``.
 
-    make_room: takes from the device what belongs to others than the key's. peaks: the most memory that a key's session and
-    first sample allocated beyond what was there before them, bytes.
+    fetch: puts on the device what a key needs beside its session. make_room: takes from it what belongs to others than the key.
+    peaks: the most memory that a key's session and first sample allocated beyond what was there before them, bytes.
     """
 
     make: Callable[[K], Timed]
+    fetch: Callable[[K], None]
     make_room: Callable[[K], None]
     watch: Callable[[K], AbstractContextManager[object]]
     device: torch.device
@@ -48,16 +49,19 @@ class Stage(Generic[K]):
         """
         try:
             return self._sample(key)
-        except OUT_OF_MEMORY:
-            pass  # what the traceback held is free only from here on
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # what the traceback held is free only from here on
         self.clear()
         self.make_room(key)
         return self._sample(key)
 
     def _sample(self, key: K) -> Sample:
-        on_gpu = self.device.type == "cuda"
+        on_gpu, is_new = self.device.type == "cuda", key not in self.held
+        if is_new:
+            self.fetch(key)
         before = torch.cuda.memory_allocated(self.device) if on_gpu else 0
-        is_new = key not in self.held
         if is_new:
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats(self.device)

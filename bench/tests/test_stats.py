@@ -377,10 +377,12 @@ def test_ratios_of_turns_are_covered_whatever_slows_whole_rounds(rounds: int, no
 def test_a_ratio_of_turns_by_hand() -> None:
     """Log ratios -2, -1, -3: mean -2, s = 1, so bounds of 4.303 / sqrt(3); further rounds are left out."""
     interval = paired_log_ratio(np.exp([0, 1, 2, 50]), np.exp([2, 2, 5]))
-    assert (interval.value, interval.n, interval.unit) == (pytest.approx(-2), 3, "rounds")
+    assert interval.value == pytest.approx(-2)
+    assert (interval.n, interval.unit) == (3, "rounds")
     assert interval.high - interval.value == pytest.approx(4.30265 / math.sqrt(3), rel=1e-4)
     assert interval.p is not None and student_quantile(1 - interval.p, 2) == pytest.approx(2 * math.sqrt(3))
-    assert paired_log_ratio([1.0, 2.0], [1.0, 2.0]) == Interval(0, 0, 0, 2, "rounds", 0.95, pytest.approx(1.0))
+    alike = paired_log_ratio([1.0, 2.0], [1.0, 2.0])
+    assert (alike.value, alike.low, alike.high) == (0, 0, 0) and alike.p == pytest.approx(1)
     assert paired_log_ratio([1.0], [2.0]).high == math.inf
     with pytest.raises(ValueError, match="not above 0"):
         paired_log_ratio([1.0, 0.0], [1.0, 1.0])
