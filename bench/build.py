@@ -6,10 +6,11 @@ from functools import cached_property
 from typing import cast
 
 import torch
-from hydra.utils import instantiate
 
 from bench.budget import BudgetError, Plan, plan, solve_linear
 from bench.config import ModelConfig, RunConfig, SizeConfig
+from bench.data.corpus import Corpus, find_corpus
+from models.checkpoints.architecture import Architecture
 from models.cost import Convention
 from models.lm import LM
 from models.mixer import Size
@@ -24,7 +25,7 @@ def size_of(size: SizeConfig, model: ModelConfig) -> Size:
 
 def build_lm(model: ModelConfig, size: Size, vocab: int) -> LM:
     """A language model with random weights, in float32 on torch's current default device."""
-    return LM(vocab, size, [instantiate(branch) for branch in model.layer])
+    return Architecture(vocab, size, model.layer).build()
 
 
 def sketch_lm(model: ModelConfig, size: Size, vocab: int) -> LM:
@@ -58,10 +59,11 @@ class Prepared:
         """How the budget is spent.
 
         Raises:
-            BudgetError: it cannot be met within match.tolerance.
+            BudgetError: it cannot be met within match.tolerance, or goes through its text more than data.max_epochs times.
         """
         made = self.unchecked_plan
         made.check(self.run.match.tolerance)
+        self.check_epochs()
         return made
 
     @cached_property
@@ -78,6 +80,31 @@ class Prepared:
             context=context,
             is_matched=run.match.method != "tokens",
         )
+
+    @property
+    def corpus(self) -> Corpus | None:
+        """The run's corpus, where it is prepared; a plan makes none."""
+        return find_corpus(self.run.data)
+
+    @property
+    def epochs(self) -> float | None:
+        """How many times the training goes through its text; None where that is not prepared."""
+        return None if self.corpus is None else self.unchecked_plan.tokens / self.corpus.train_tokens
+
+    def check_epochs(self) -> None:
+        """Raises BudgetError where the training is known to go through its text more than data.max_epochs times."""
+        run, epochs = self.run, self.epochs
+        if epochs is not None and epochs > run.data.max_epochs:
+            raise BudgetError(
+                f"{run.model.name}, size={run.size.name}, budget={run.budget.name}: {self.unchecked_plan.tokens:,} tokens are "
+                f"{epochs:.1f} epochs of data={run.data.name}, more than data.max_epochs={run.data.max_epochs:g}; "
+                "choose a smaller budget, add files to data.train, or raise data.max_epochs"
+            )
+
+    @property
+    def heldout_documents(self) -> int:
+        """How many documents are held out; where that is not known yet, how many files."""
+        return len(self.run.data.heldout) if self.corpus is None else self.corpus.index.splits["heldout"].documents
 
     @property
     def parameters(self) -> int:

@@ -14,20 +14,20 @@ from models.mixer import state_bytes
 
 HEAD = (
     *("model", "layers", "ffn", "parameters", "FLOP/token", "head"),
-    *("tokens", "steps", "lr", "state (B)", "total FLOP", "mismatch"),
+    *("tokens", "epochs", "steps", "lr", "state (B)", "total FLOP", "mismatch"),
 )
 
 
 def card_row(prepared: Prepared) -> tuple[str, ...]:
     """One model's line, in the order of HEAD."""
-    run, plan, size = prepared.run, prepared.unchecked_plan, prepared.size
+    run, plan, size, epochs = prepared.run, prepared.unchecked_plan, prepared.size, prepared.epochs
     context = run.optim.train_context
     head = prepared.sketch.head_cost("train", context).flops / prepared.train_flops(context)
     state = state_bytes(prepared.sketch.init_state(1, context))
     name = run.model.name + (" (T)" if run.model.name.startswith("ttt") and run.model.backbone == "transformer" else "")
     return (
         *(name, f"{size.layers}", f"{size.ffn}", f"{prepared.parameters:,}", f"{plan.flops_per_token:.4g}", f"{head:.1%}"),
-        *(f"{plan.tokens:,}", f"{plan.steps:,}", f"{run.optim.lr:g}"),
+        *(f"{plan.tokens:,}", "–" if epochs is None else f"{epochs:.2f}", f"{plan.steps:,}", f"{run.optim.lr:g}"),
         *(f"{state:,}", f"{plan.flops:.4g}", f"{plan.mismatch:+.2%}"),
     )
 

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.data.tokenizer import vocab_named
 from bench.results import ROOT, hash_of
 
 CONF = ROOT / "conf"
@@ -82,14 +83,32 @@ class BudgetConfig:
 
 @dataclass(kw_only=True)
 class DataConfig:
-    """conf/data: a folder of documents (or the name of an embedded corpus), split by file."""
+    """conf/data: documents, their splits and their tokenizer; see bench/data/{sources,text,tokenizer}.py.
+
+    path: a folder, an embedded corpus, or hub:NAME. train, validation, heldout: its files by patterns, or splits of the hub's.
+    vocab: ids of the tokenizer; 0: what its name says.
+    column: of the text in JSON lines and Parquet. validation_share: of the training documents, set apart by the hash of their
+    ids. take: of a split the first so many documents. hub: further arguments of datasets.load_dataset, the revision above all.
+    content: name that the prepared corpus must have, so that the run's identity covers what is read; "": whatever is there.
+    max_overlap: largest share of a held-out document's sentences in the training text. max_epochs: times that a training may
+    go through its text. cache: where tokens are kept.
+    """
 
     name: str = MISSING
     path: str = MISSING
     train: list[str] = MISSING
     heldout: list[str] = MISSING
     tokenizer: str = "bytes"
-    vocab: int = MISSING
+    vocab: int = 0
+    column: str = "text"
+    validation: list[str] = field(default_factory=list)
+    validation_share: float = 0.0
+    take: dict[str, int] = field(default_factory=dict)
+    hub: dict[str, Any] = field(default_factory=dict)
+    content: str = ""
+    max_overlap: float = 0.05
+    max_epochs: float = 4.0
+    cache: str = "data/cache"
 
 
 @dataclass(kw_only=True)
@@ -152,7 +171,8 @@ class ExperimentConfig:
     """conf/experiment: what is measured.
 
     trains: makes a trained model. trained: needs one. timing: measures time, so it runs alone, and its identity covers the
-    device and the versions. modelless: measures operations, so what makes a model is no part of its identity.
+    device and the versions. modelless: measures operations, so what makes a model is no part of its identity. extra: the group
+    of optional dependencies that it needs (pyproject.toml).
     """
 
     name: str = MISSING
@@ -160,6 +180,7 @@ class ExperimentConfig:
     trained: bool = False
     timing: bool = False
     modelless: bool = False
+    extra: str = ""
     measure: Any = MISSING
 
 
@@ -187,8 +208,11 @@ class RunConfig:
 UNRECORDED = ("results", "refresh", "max_minutes")
 VOLATILE = (
     *(*UNRECORDED, "device.workers", "device.flop_rate", "device.peak_rate"),
-    *("train", "optim.searched", "optim.lr_source", "experiment.modelless"),
+    *("train", "optim.searched", "optim.lr_source", "experiment.modelless", "experiment.extra"),
+    *("data.max_overlap", "data.max_epochs", "data.cache"),
 )
+# What counts only where it is set, so that what was measured before it could be is still known.
+OPTIONAL_DATA = ("column", "validation", "validation_share", "take", "hub", "content")
 OF_A_MODEL = ("model", "size", "match", "budget", "data", "optim")
 
 
@@ -209,6 +233,7 @@ def parse(config: DictConfig | ListConfig) -> RunConfig:
         raise ConfigError(f"budget '{run.budget.name}' must give either flops or tokens: set budget.flops=… or budget.tokens=…")
     if run.optim.lr != run.optim.searched.get(run.model.name, run.optim.lr):
         run.optim.lr_source = "given by hand"
+    run.data.vocab = run.data.vocab or _vocab(run.data.tokenizer)
     _one_of("match.method", run.match.method, ("budget", "ffn", "depth", "tokens"))
     _one_of("match.convention", run.match.convention, ("causal", "full"))
     _one_of("train.checkpoint", run.train.checkpoint, ("none", "block"))
@@ -219,6 +244,13 @@ def parse(config: DictConfig | ListConfig) -> RunConfig:
     _one_of("refresh", run.refresh, ("none", "stale", "all"))
     _one_of("device.dtype", run.device.dtype, ("float32", "bfloat16", "float64"))
     return run
+
+
+def _vocab(tokenizer: str) -> int:
+    vocab = vocab_named(tokenizer)
+    if vocab is None:
+        raise ConfigError(f"data.tokenizer={tokenizer} does not say how many ids it has; set data.vocab=…")
+    return vocab
 
 
 def _one_of(key: str, value: str, possible: Sequence[str]) -> None:
@@ -272,7 +304,9 @@ def from_record(recorded: Mapping[str, Any]) -> RunConfig:
 
 def identity(run: RunConfig) -> dict[str, Any]:
     """What the hash of a run covers: all of it that decides its numbers."""
-    return _without((*VOLATILE, *(OF_A_MODEL if run.experiment.modelless else ())), asdict(run))
+    usual = DataConfig()
+    unset = [f"data.{key}" for key in OPTIONAL_DATA if getattr(run.data, key) == getattr(usual, key)]
+    return _without((*VOLATILE, *unset, *(OF_A_MODEL if run.experiment.modelless else ())), asdict(run))
 
 
 def _without(unwanted: Sequence[str], node: dict[str, Any], path: str = "") -> dict[str, Any]:

@@ -3,24 +3,28 @@
 from bench.budget import BudgetError
 from bench.config import ConfigError
 from bench.data import DataError
+from bench.extras import MissingPackage
 from bench.hardware import NoDevice
 from bench.results import Busy, CorruptResults
 from bench.run import NotTrained
 from bench.train import CorruptCheckpoint, Diverged
 from kernels.check import CheckFailed
 from kernels.op import MissingImplementation
+from models.checkpoints.config import CheckpointError
 from models.mixer import SizeError
 
 EXPECTED = (
     BudgetError,
     Busy,
     CheckFailed,
+    CheckpointError,
     ConfigError,
     CorruptCheckpoint,
     CorruptResults,
     DataError,
     Diverged,
     MissingImplementation,
+    MissingPackage,
     NoDevice,
     NotTrained,
     SizeError,

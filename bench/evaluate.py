@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bench.data.batches import Window
-from bench.data.corpus import Document
+from bench.data.shards import Document
 from models.lm import LM
 
 
@@ -34,9 +34,9 @@ def window_nll(
 
 
 def clusters(windows: Sequence[Window], documents: Sequence[Document]) -> str:
-    """How many consecutive windows belong to which document: ``persuasion:911,northangerabbey:870``."""
+    """How many consecutive windows belong to which document: ``persuasion:911,northangerabbey:870``; no name has a comma."""
     runs = groupby(windows, key=lambda window: window.document)
-    return ",".join(f"{documents[number].name}:{len(list(same))}" for number, same in runs)
+    return ",".join(f"{documents[number].name.replace(',', ';')}:{len(list(same))}" for number, same in runs)
 
 
 def bits_per_byte(nll: float, documents: Sequence[Document]) -> float:

@@ -1,6 +1,6 @@
 """Compares our TTT models with outputs of the authors' code: ``python -m bench.golden FILE.npz …``.
 
-A reference file holds ``config`` (JSON, keys of models.checkpoints.official.CONFIG_KEYS), ``input_ids`` [B, L], ``logits``
+A reference file holds ``config`` (JSON, keys of models.checkpoints.ttt.CONFIG_KINDS), ``input_ids`` [B, L], ``logits``
 [B, L, V] and every parameter as ``param/<official state-dict name>``. Each file gets one row of errors in float64, each of
 them max |ours - theirs| over the logits compared, relative to max |theirs| over the file:
 
@@ -26,7 +26,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.checkpoints import official
+from models.checkpoints import assemble, ttt
+from models.checkpoints.architecture import Checkpoint
 from models.lm import LM
 from models.mixer import State, state_tensors
 
@@ -107,12 +108,18 @@ def build(reference: Reference) -> LM:
     Raises:
         ValueError: config, parameters and logits do not fit one another.
     """
-    lm = official.build(reference.config).double()
-    official.load(lm, reference.params)
+    lm = checkpoint(reference).lm.double()
     vocab, logits = lm.head.weight.shape[0], reference.logits.shape[2]
     if vocab != logits:
         raise ValueError(f"vocab_size is {vocab}, but the file has {logits} logits for each token")
     return lm
+
+
+def checkpoint(reference: Reference) -> Checkpoint:
+    """The same in the dtype of the parameters, for bench.convert."""
+    about = ttt.described(reference.config)
+    params = {name: torch.tensor(array) for name, array in reference.params.items()}
+    return Checkpoint(about, assemble(about, ttt.places, params), "reference file")
 
 
 @torch.no_grad()

@@ -9,8 +9,10 @@ import torch
 
 from bench.build import DTYPES, Prepared, build_lm, prepare
 from bench.config import RunConfig, TrainConfig
-from bench.data.corpus import Document, load_documents
-from bench.data.tokenizer import get_tokenizer
+from bench.data import DataError
+from bench.data.corpus import Corpus
+from bench.data.prepare import prepare as prepare_corpus
+from bench.data.shards import Document
 from bench.results import At, Coordinate, Recorder, Row
 from bench.train import load
 from models.lm import LM
@@ -66,14 +68,22 @@ class Lab:
     def trained_lm(self) -> LM:
         """The model as training left it, cast to the dtype that it computed in."""
         assert self.weights is not None  # conf/experiment: trained
-        lm = self.new_lm()
-        lm.load_state_dict(load(self.weights)["model"])
+        lm, state = self.new_lm(), load(self.weights)
+        content = self.corpus.index.content
+        if state.get("content", content) != content:
+            cure = f"restore it, or delete {self.weights.parent} and train again"
+            raise DataError(f"the content of data={self.run.data.name} is not what the model was trained on; {cure}")
+        lm.load_state_dict(state["model"])
         return lm.eval()
 
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The run's corpus, prepared now where it is not yet."""
+        return prepare_corpus(self.run.data)
+
     def documents(self, split: str) -> list[Document]:
-        """Documents of a split: train or heldout."""
-        data = self.run.data
-        return load_documents(data.path, {"train": data.train, "heldout": data.heldout}[split], get_tokenizer(data.tokenizer))
+        """Documents of a split: train, validation or heldout."""
+        return self.corpus.documents(split)
 
     @cached_property
     def coordinates(self) -> dict[str, Coordinate]:

@@ -10,7 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.build import prepare
 from bench.config import RunConfig, record, training
+from bench.data.corpus import find_corpus
+from bench.data.prepare import Told
+from bench.data.prepare import prepare as prepare_corpus
 from bench.errors import EXPECTED
 from bench.forecast import Forecast, forecast
 from bench.pool import Message, Pool
@@ -59,6 +63,22 @@ def _status(run: RunConfig) -> str:
     return "interrupted" if manifest.status == "running" else manifest.status
 
 
+def check_epochs(cells: Sequence[Cell]) -> None:
+    """Raises BudgetError where a cell that is to train would go through its text more often than it may."""
+    for cell in cells:
+        if cell.run.experiment.trains and not cell.is_settled:
+            prepare(cell.run).check_epochs()
+
+
+def prepare_data(cells: Sequence[Cell]) -> None:
+    """Prepares every corpus that a cell to be run reads, before workers ask for it."""
+    data = [
+        cell.run.data for cell in cells if not cell.is_settled and (cell.run.experiment.trains or cell.run.experiment.trained)
+    ]
+    for one in (one for n, one in enumerate(data) if one not in data[:n]):
+        prepare_corpus(one, progress=Told())
+
+
 def plan_text(cells: Sequence[Cell], workers: int) -> str:
     """The table of ``plan``: cell, device, minutes, FLOPs, how it stands; then what is left in all."""
     width = max(len(cell.label) for cell in cells)
@@ -74,6 +94,11 @@ def plan_text(cells: Sequence[Cell], workers: int) -> str:
     )
     if any(not cell.forecast.is_measured for cell in cells):
         lines.append("~ from the device's assumed FLOP/s: no run of that kind has been measured yet")
+    missing = {cell.run.data.name for cell in left if cell.run.experiment.trains and find_corpus(cell.run.data) is None}
+    lines += [
+        f"data={name} is not prepared, so epochs are not known yet: python -m bench.data prepare {name}"
+        for name in sorted(missing)
+    ]
     return "\n".join(lines)
 
 
@@ -167,6 +192,9 @@ def main() -> int:
         tier = load_tier(words.tier, words.overrides)
         cells = survey(tier)
         workers = max(run.device.workers for run in tier.runs)
+        if words.verb == "run":
+            prepare_data(cells)
+        check_epochs(cells)
         if words.verb == "plan":
             print(plan_text(cells, workers))
             return 0

@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -224,6 +225,21 @@ def paired_log_ratio(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interva
     error = Spread(float(difference.std(ddof=1)) / math.sqrt(n), n - 1)
     margin, p = error.margin(level), 1 - _first(lambda share: error.margin(share) >= abs(value), 1.0)
     return Interval(value, value - margin, value + margin, n, "rounds", level, p)
+
+
+def share_interval(samples: ArrayLike, level: float = 0.95) -> Interval:
+    """Mean of independent numbers from 0 to 1, right or wrong, by Wilson's score interval (Brown, Cai and DasGupta 2001).
+
+    It is that of a share, which has the largest variance for its mean: with samples between 0 and 1 it errs on the wide side.
+    ValueError: empty, not finite, not from 0 to 1, level outside (0, 1).
+    """
+    x = _column("samples", samples)
+    if x.min() < 0 or x.max() > 1 or not 0 < level < 1:
+        raise ValueError(f"samples from {x.min()} to {x.max()}, level {level}: use shares from 0 to 1 and a level in (0, 1)")
+    n, mean, z = len(x), float(x.mean()), NormalDist().inv_cdf((1 + level) / 2)
+    middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2)
+    return Interval(mean, max(0.0, middle - half), min(1.0, middle + half), n, "samples", level)
 
 
 def holm(p: Sequence[float]) -> list[float]:

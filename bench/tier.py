@@ -5,6 +5,7 @@ A cell is a line of overrides in Hydra's grammar, so that one line stands for ma
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
@@ -35,22 +36,36 @@ def tier_names() -> list[str]:
 def load_tier(name: str, overrides: Sequence[str] = ()) -> Tier:
     """The tier with every cell expanded and ``overrides`` added to each.
 
-    ``seeds=N`` among them stands for seeds 0 .. N - 1, in every cell that does not name its own.
+    Raises:
+        ConfigError: as ``tier_jobs``, or a cell of it is not possible.
+    """
+    runs = compose_runs(tier_jobs(name, overrides))
+    return Tier(name, tuple(_told(name)["models"]), tuple(sorted(runs, key=_place)))
+
+
+def tier_jobs(name: str, overrides: Sequence[str] = ()) -> list[list[str]]:
+    """What ``python -m bench`` would be given for each run of a tier.
+
+    ``seeds=N`` among the overrides stands for seeds 0 .. N - 1, in every cell that does not name its own.
 
     Raises:
-        ConfigError: there is no such tier, or a cell of it is not possible.
+        ConfigError: there is no such tier, or an override is not possible.
     """
-    if name not in tier_names():
-        raise ConfigError(f"there is no tier '{name}'; choose from: {', '.join(tier_names())}")
     seeds = [word.removeprefix("seeds=") for word in overrides if word.startswith("seeds=")]
     others = [word for word in overrides if not word.startswith("seeds=")]
     if not all(word.isdecimal() and int(word) > 0 for word in seeds):
         raise ConfigError(f"seeds={seeds[0]} is not possible; give a whole number, 1 or more")
     check_keys(others)
-    told = yaml.safe_load((CONF / "tier" / f"{name}.yaml").read_text())
+    told = _told(name)
     lines = [_merged([*told["common"], *cell.split(), *_seeded(cell, seeds), *others]) for cell in told["cells"]]
-    runs = compose_runs([job for line in lines for job in expand(line)])
-    return Tier(name, tuple(told["models"]), tuple(sorted(runs, key=_place)))
+    return [job for line in lines for job in expand(line)]
+
+
+def _told(name: str) -> dict[str, Any]:
+    if name not in tier_names():
+        raise ConfigError(f"there is no tier '{name}'; choose from: {', '.join(tier_names())}")
+    told: dict[str, Any] = yaml.safe_load((CONF / "tier" / f"{name}.yaml").read_text())
+    return told
 
 
 def _merged(words: Sequence[str]) -> list[str]:

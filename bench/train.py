@@ -7,23 +7,23 @@ so that a checkpoint is all that a resumed run needs.
 
 import math
 import os
-import pickle
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bench.budget import Plan
 from bench.config import OptimConfig, TrainConfig
 from bench.data.batches import TrainBatches
 from bench.hardware import begin_peak, peak_bytes
+from models.checkpoints.config import CheckpointError
+from models.checkpoints.files import read_saved
 from models.lm import LM
 
 Curve = list[tuple[int, float]]
@@ -140,7 +140,7 @@ def train(
         tokens = torch.from_numpy(batches.batch(step * plan.rows, rows, length)).to(device)
         set_progress(lm, optimizer, optim, step, plan.steps)
         with _compiling(anew=step == first) if how.compile else nullcontext():
-            loss = update(lm, optimizer, tokens, optim.clip, how.micro_batch)
+            loss = update(lm, optimizer, tokens, optim.clip, how.micro_batch, batches.unscored)
         if not math.isfinite(loss):
             raise Diverged(f"the training loss was {loss} at step {step} of {plan.steps}; lower optim.lr={optim.lr}", step)
         meter.step(rows * length)
@@ -166,15 +166,23 @@ def set_progress(lm: LM, optimizer: torch.optim.AdamW, optim: OptimConfig, step:
         group["lr"] = learning_rate(optim, step, steps)
 
 
-def update(lm: LM, optimizer: torch.optim.AdamW, tokens: Int[Tensor, "B T"], clip: float, micro_batch: int = 0) -> float:
+def update(
+    lm: LM,
+    optimizer: torch.optim.AdamW,
+    tokens: Int[Tensor, "B T"],
+    clip: float,
+    micro_batch: int = 0,
+    unscored: int | None = None,
+) -> float:
     """One step of the optimizer for tokens [B, T + 1]; returns the mean loss, and leaves the weights where it is not finite.
 
     ``micro_batch`` sequences go through the model together, 0 for all: their gradients add up to the batch's.
+    ``unscored``: see ``sequence_loss``.
     """
     optimizer.zero_grad(set_to_none=True)
     losses = []
     for part in tokens.split(micro_batch or len(tokens)):
-        loss = lm.nll(part[:, :-1], part[:, 1:]).mean() * (len(part) / len(tokens))
+        loss = sequence_loss(lm, part, unscored) * (len(part) / len(tokens))
         loss.backward()
         losses.append(loss.detach())
     value = torch.stack(losses).sum().item()
@@ -182,6 +190,16 @@ def update(lm: LM, optimizer: torch.optim.AdamW, tokens: Int[Tensor, "B T"], cli
         torch.nn.utils.clip_grad_norm_(lm.parameters(), clip)
         optimizer.step()
     return value
+
+
+def sequence_loss(lm: LM, tokens: Int[Tensor, "B T"], unscored: int | None = None) -> Float[Tensor, ""]:
+    """Mean over sequences of the mean nll (nat) of their targets; ``unscored``, BOS as in the paper's code, is none."""
+    targets = tokens[:, 1:]
+    nll = lm.nll(tokens[:, :-1], targets)
+    if unscored is None:
+        return nll.mean()
+    scored = targets != unscored
+    return ((nll * scored).sum(1) / scored.sum(1).clamp(min=1)).mean()
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -198,18 +216,10 @@ def load(path: Path) -> dict[str, Any]:
         CorruptCheckpoint: it is missing, truncated or damaged, or not a file of tensors.
     """
     try:
-        _compare_checksums(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, BadZipFile, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        return read_saved(path)
+    except CheckpointError as error:
         cure = f"delete the folder {path.parent}, and its training starts anew"
-        raise CorruptCheckpoint(f"{path} cannot be read ({error}); {cure}") from error
-
-
-def _compare_checksums(path: Path) -> None:
-    """Raises BadZipFile where a tensor was damaged, which torch.load would not notice."""
-    with ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise BadZipFile(f"{damaged} in it is damaged")
+        raise CorruptCheckpoint(f"{error}; {cure}") from error
 
 
 def _resume(lm: LM, optimizer: torch.optim.AdamW, checkpoint: Path) -> tuple[int, Log]:

@@ -10,6 +10,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Literal
 
@@ -152,6 +153,13 @@ class Op:
             return importlib.import_module(found.module)
         except ImportError as error:
             raise MissingImplementation(f"{self.name}: '{impl}' cannot be imported ({error}); {found.cure}") from error
+
+
+def all_ops() -> list[Op]:
+    """Every operation: OP of each package beside this file that has one, by name."""
+    packages = sorted(path.parent.name for path in Path(__file__).parent.glob("*/__init__.py"))
+    ops = (vars(importlib.import_module(f"kernels.{name}")).get("OP") for name in packages)
+    return [op for op in ops if isinstance(op, Op)]
 
 
 PURE_TORCH = "it needs only torch: run `make setup`"

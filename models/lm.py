@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Literal, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
@@ -151,6 +151,26 @@ class LM(nn.Module):
     def prefill(self, tokens: Int[Tensor, "B T"], state: list[State]) -> Float[Tensor, "B V"]:
         """Logits after the last of T further tokens; advances ``state`` in place."""
         return self._logits(self._advance("prefill", tokens, state)[:, -1])
+
+    @torch.no_grad()
+    def score(
+        self, tokens: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], state: list[State]
+    ) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
+        """Negative log-likelihood (nat) of the N targets that are not negative, row after row; whether each is the likeliest.
+
+        Advances ``state`` in place by T tokens; logits are never held whole.
+        """
+        scored = targets >= 0
+        hidden, wanted = self.norm(self._advance("prefill", tokens, state)[scored]), targets[scored]
+        parts = [self._judge(*part) for part in zip(hidden.split(LOGIT_CHUNK), wanted.split(LOGIT_CHUNK), strict=True)]
+        nll, likeliest = zip(*parts, strict=True)
+        return torch.cat(nll), torch.cat(likeliest)
+
+    def _judge(
+        self, hidden: Float[Tensor, "N D"], targets: Int[Tensor, " N"]
+    ) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
+        logits = _wide(self.head(hidden))
+        return cross_entropy(logits, targets, reduction="none"), logits.argmax(-1) == targets
 
     @torch.no_grad()
     def step(self, tokens: Int[Tensor, " B"], state: list[State]) -> Float[Tensor, "B V"]:

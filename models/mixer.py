@@ -5,7 +5,7 @@ V vocabulary, M length of a preallocated cache.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -124,6 +124,17 @@ def state_tensors(state: State) -> list[Tensor]:
     if isinstance(state, (tuple, list)):
         return [t for part in state for t in state_tensors(part)]
     return []
+
+
+def take_rows(state: State, rows: Tensor) -> State:
+    """A copy of a state that holds these of its rows, [R] int; a row may be taken more than once."""
+    if isinstance(state, Tensor):
+        return state[rows]
+    if is_dataclass(state) and not isinstance(state, type):
+        return replace(state, **{f.name: take_rows(getattr(state, f.name), rows) for f in fields(state)})
+    if isinstance(state, (tuple, list)):
+        return type(state)(take_rows(part, rows) for part in state)
+    return state
 
 
 def state_bytes(state: State) -> int:

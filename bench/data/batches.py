@@ -9,27 +9,27 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Int64, Integer
+from jaxtyping import Int64
 
 from bench.data import DataError
-from bench.data.corpus import Document
+from bench.data.shards import Document, Stream
 
 
 class TrainBatches:
-    """All documents as one stream, ``separator`` between them, cut to windows of ``context`` inputs, shuffled anew each epoch.
+    """All documents as one stream, cut to windows of ``context`` inputs, shuffled anew each epoch.
 
-    The separator is one token, for bytes the byte 0, which plain text does not hold. Window k covers
-    ``stream[k * context : k * context + context + 1]``: neighbours share a token, so each token but the first is a target
-    once an epoch, save at most ``context - 1`` at the end of the stream that fill no window.
+    Documents are packed as by the code of the paper (arXiv 2407.04620): each with its BOS and EOS, windows across their ends,
+    which no state heeds. Window k covers ``stream[k * context : k * context + context + 1]``: neighbours share a token, so each
+    token but the first is a target once an epoch, save at most ``context - 1`` at the end of the stream that fill no window.
+    ``unscored``: the token, BOS, that is no target, as nothing tells that a document begins.
 
     Raises:
         DataError: the stream is shorter than one window.
     """
 
-    def __init__(self, documents: Sequence[Document], context: int, seed: int, separator: int = 0) -> None:
-        _check(documents, context=context)
-        self._stream = _pack(documents, separator)
-        self._context, self._seed = context, seed
+    def __init__(self, stream: Stream, context: int, seed: int, unscored: int | None = None) -> None:
+        _check(context=context)
+        self._stream, self._context, self._seed, self.unscored = stream, context, seed, unscored
         self.n_windows = (len(self._stream) - 1) // context
         if self.n_windows < 1:
             raise DataError(
@@ -37,15 +37,12 @@ class TrainBatches:
                 f"shorten the training context below {len(self._stream)}, or add files to data.train"
             )
 
-    def epochs(self, n: int) -> float:
-        """How many times the first ``n`` windows go through the text."""
-        return n / self.n_windows
-
     def batch(self, first: int, rows: int, length: int | None = None) -> Int64[np.ndarray, "B T"]:
         """Windows ``first`` .. ``first + rows - 1`` of the endless sequence, each cut to its first ``length`` inputs.
 
         Shape [rows, length + 1]; ``length`` is ``context`` if not given. A function of its arguments
-        alone: a run that resumes at window ``first`` sees what an uninterrupted one sees.
+        alone: a run that resumes at window ``first`` sees what an uninterrupted one sees, and processes that share a batch
+        take their rows of it.
 
         Raises:
             ValueError: ``first`` is negative, ``rows`` is under 1, or ``length`` is not in 1 .. context.
@@ -53,8 +50,8 @@ class TrainBatches:
         length = self._context if length is None else length
         if first < 0 or rows < 1 or not 1 <= length <= self._context:
             raise ValueError(f"no batch of {rows} windows from {first}, {length} inputs each (context {self._context})")
-        starts = np.array([self._window(n) for n in range(first, first + rows)]) * self._context
-        return np.asarray(self._stream[starts[:, None] + np.arange(length + 1)], dtype=np.int64)
+        starts = [self._window(number) * self._context for number in range(first, first + rows)]
+        return np.stack([self._stream.read(start, length + 1) for start in starts]).astype(np.int64)
 
     def _window(self, number: int) -> int:
         epoch, place = divmod(number, self.n_windows)
@@ -78,7 +75,8 @@ def heldout_windows(documents: Sequence[Document], context: int) -> list[Window]
     Raises:
         DataError: a document has a single token, so nothing to predict.
     """
-    _check(documents, context=context)
+    _check_documents(documents)
+    _check(context=context)
     windows = []
     for index, document in enumerate(documents):
         if len(document.tokens) < 2:
@@ -100,7 +98,8 @@ def context_windows(documents: Sequence[Document], context: int, targets: int, p
     Raises:
         DataError: every document is too short; names the longest.
     """
-    _check(documents, context=context, targets=targets, per_document=1 if per_document is None else per_document)
+    _check_documents(documents)
+    _check(context=context, targets=targets, per_document=1 if per_document is None else per_document)
     _report_short(documents, context, targets)
     size = context + targets
     windows = []
@@ -129,12 +128,6 @@ def _cut(documents: Sequence[Document], index: int, start: int, size: int) -> Wi
     return Window(index, start, documents[index].tokens[start : start + size].astype(np.int64))
 
 
-def _pack(documents: Sequence[Document], separator: int) -> Integer[np.ndarray, " T"]:
-    between = np.array([separator], dtype=documents[0].tokens.dtype)
-    pieces = [piece for document in documents for piece in (between, document.tokens)]
-    return np.concatenate(pieces[1:])
-
-
 @lru_cache(maxsize=2)  # A batch may span two epochs.
 def _permutation(seed: int, epoch: int, n: int) -> Int64[np.ndarray, " n"]:
     order = np.random.default_rng([seed, epoch]).permutation(n)
@@ -142,9 +135,12 @@ def _permutation(seed: int, epoch: int, n: int) -> Int64[np.ndarray, " n"]:
     return order
 
 
-def _check(documents: Sequence[Document], **numbers: int) -> None:
+def _check_documents(documents: Sequence[Document]) -> None:
     if not documents:
-        raise DataError("there is no document; list some in data.train and data.heldout")
+        raise DataError("there is no document; list some in data.heldout")
+
+
+def _check(**numbers: int) -> None:
     for name, number in numbers.items():
         if number < 1:
             raise DataError(f"{name} is {number}; it must be 1 or more")

@@ -1,86 +1,145 @@
-"""Documents of a corpus, read whole: ``.txt`` or ``.txt.xz``, UTF-8, one file a document.
+"""A corpus that is prepared: memory-mapped tokens of its splits, from a folder that says what they are made of."""
 
-A corpus is a folder. ``path`` is either the name of a corpus that is embedded in this package (a folder beside this file;
-``austen``), which always means that one, or a folder of the user's (``./austen`` for one of the same name).
-"""
-
-import lzma
-import os
+import json
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt
-
+from bench.config import DataConfig
 from bench.data import DataError
-from bench.data.tokenizer import Tokenizer
+from bench.data.shards import Document, Shard, Stream
+from bench.data.sources import SPLITS, digest, fingerprint, hash_of_text
+from bench.data.tokenizer import Tokenizer, get_tokenizer
+from bench.results import write_atomic
 
-SUFFIXES = (".txt.xz", ".txt")
-_PACKAGE = Path(__file__).parent
+# Raised where the same texts would be written as other shards.
+VERSION = 1
+
+INDEX, TRAINED = "index.json", "tokenizer.json"
 
 
 @dataclass(frozen=True)
-class Document:
-    """``name`` is the file's without its suffix; ``n_bytes`` the length of the text in UTF-8, for bits per byte."""
+class Split:
+    """What a split amounts to: ``tokens`` with BOS and EOS, ``shards`` by name with the SHA-256 of their .json."""
 
-    name: str
-    tokens: UInt[np.ndarray, " T"]
+    documents: int
+    tokens: int
+    characters: int
     n_bytes: int
+    shards: dict[str, str]
+
+    @classmethod
+    def of(cls, shards: Sequence[Shard]) -> "Split":
+        """Of the shards of a split."""
+        about = [shard.about for shard in shards]
+        return cls(
+            documents=sum(len(one["documents"]) for one in about),
+            tokens=sum(one["tokens"] for one in about),
+            characters=sum(one["characters"] for one in about),
+            n_bytes=sum(n_bytes for one in about for *_, n_bytes in one["documents"]),
+            shards={shard.stem.name: digest(shard.about_file) for shard in shards},
+        )
 
 
-def embedded() -> dict[str, Path]:
-    """The corpora that come with the package: name to folder."""
-    return {folder.name: folder for folder in sorted(_PACKAGE.iterdir()) if folder.is_dir() and _texts(folder)}
+@dataclass(frozen=True)
+class Index:
+    """index.json: ``content`` names what the corpus was made of; ``overlap``: see bench.data.overlap, by held-out document."""
+
+    content: str
+    tokenizer: str
+    vocab: int
+    bos: int | None
+    splits: dict[str, Split]
+    overlap: dict[str, float]
 
 
-def load_documents(path: Path | str, files: Sequence[str], tokenizer: Tokenizer) -> list[Document]:
-    """The named files of the corpus at ``path`` (see the module's docstring), in the order of ``files``.
+@dataclass(frozen=True)
+class Corpus:
+    """Nothing is read, nor its checksum compared, before it is asked for."""
+
+    folder: Path
+    index: Index
+
+    @property
+    def train_tokens(self) -> int:
+        """Length of ``stream``."""
+        return self.index.splits["train"].tokens - 1
+
+    @cached_property
+    def stream(self) -> Stream:
+        """The training documents one after another, each with BOS and EOS, but for the last EOS, which nothing follows."""
+        parts = [shard.tokens(self.index.vocab) for shard in self._shards("train")]
+        return Stream([*parts[:-1], parts[-1][:-1]])
+
+    def documents(self, split: str) -> list[Document]:
+        """Documents of a split: train, validation or heldout.
+
+        Raises:
+            DataError: it has none, or a file of it is damaged.
+        """
+        shards = self._shards(split)
+        if not shards:
+            cure = f"name some in data.{split}" + " or set data.validation_share" * (split == "validation")
+            raise DataError(f"there is no document to be split '{split}'; {cure}")
+        return [document for shard in shards for document in shard.documents(self.index.vocab)]
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """That of its tokens."""
+        return get_tokenizer(self.index.tokenizer, self.folder / TRAINED)
+
+    def keep_tokenizer(self, folder: Path) -> None:
+        """Puts a tokenizer that was trained on this corpus beside the model that will read with it."""
+        if (self.folder / TRAINED).exists():
+            shutil.copy(self.folder / TRAINED, folder / TRAINED)
+
+    def _shards(self, split: str) -> list[Shard]:
+        shards = {Shard(self.folder / name): told for name, told in self.index.splits[split].shards.items()}
+        for shard, told in shards.items():
+            if not shard.is_whole or digest(shard.about_file) != told:
+                raise DataError(f"{shard.about_file} is damaged; delete the folder {self.folder}, and it is made again")
+        return list(shards)
+
+
+def folder_of(data: DataConfig) -> Path:
+    """Where the prepared corpus lies or will lie: named by its content, its tokenizer and how both are written.
 
     Raises:
-        DataError: unknown corpus, no or missing file, broken .xz file, text that is empty or not UTF-8.
+        DataError: the content is not here, or not that of ``data.content``.
     """
-    folder = _resolve(path)
-    if not files:
-        raise DataError(f"no file of {folder} is named; list some in data.train and data.heldout: {_listing(folder)}")
-    return [_load(folder, file, tokenizer) for file in files]
-
-
-def _resolve(path: Path | str) -> Path:
-    known = embedded()
-    folder = known.get(os.fspath(path)) or Path(path)
-    if not folder.is_dir():
+    tokenizer = digest(Path(data.tokenizer)) if Path(data.tokenizer).is_file() else data.tokenizer
+    key = hash_of_text(json.dumps([VERSION, tokenizer, fingerprint(data, SPLITS)]))
+    if data.content not in ("", key):
         raise DataError(
-            f"there is no corpus '{path}': set data.path to a folder of .txt or .txt.xz files (looked for {folder.absolute()}) "
-            f"or to an embedded corpus ({', '.join(known)})"
+            f"the content of data={data.name} is {key}, not data.content={data.content}: restore it, or set the other"
         )
-    return folder
+    return Path(data.cache) / f"{data.name}-{key}"
 
 
-def _texts(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir() if file.name.endswith(SUFFIXES))
-
-
-def _listing(folder: Path) -> str:
-    return ", ".join(_texts(folder)) or "it holds no .txt or .txt.xz file"
-
-
-def _load(folder: Path, file: str, tokenizer: Tokenizer) -> Document:
-    suffix = next((suffix for suffix in SUFFIXES if file.endswith(suffix)), None)
-    if suffix is None or not (folder / file).is_file():
-        raise DataError(f"no text '{file}' in {folder}; name one of its .txt or .txt.xz files: {_listing(folder)}")
-    text = _read(folder / file)
-    if not text.strip():
-        raise DataError(f"{folder / file} is empty; fill it or take it out of data.train and data.heldout")
-    return Document(file.removesuffix(suffix), tokenizer.encode(text), len(text.encode("utf-8")))
-
-
-def _read(file: Path) -> str:
-    raw = file.read_bytes()
+def find_corpus(data: DataConfig) -> Corpus | None:
+    """The corpus if it is prepared and what it was made of is still here; makes nothing."""
     try:
-        return (lzma.decompress(raw) if file.suffix == ".xz" else raw).decode("utf-8")
-    except lzma.LZMAError as error:
-        raise DataError(f"{file} is no whole .xz file ({error}); restore it, or compress the text again with `xz`") from error
-    except UnicodeDecodeError as error:
-        cure = f"convert it, for example `iconv -f latin1 -t utf-8 {file.name.removesuffix('.xz')}`"
-        raise DataError(f"{file} is not UTF-8 (byte {error.start}: {error.reason}); {cure}") from error
+        folder = folder_of(data)
+    except DataError:
+        return None
+    return Corpus(folder, read_index(folder)) if (folder / INDEX).exists() else None
+
+
+def read_index(folder: Path) -> Index:
+    """index.json of a folder.
+
+    Raises:
+        DataError: it is no index.
+    """
+    try:
+        told = json.loads((folder / INDEX).read_text())
+        return Index(**{**told, "splits": {name: Split(**split) for name, split in told["splits"].items()}})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{folder / INDEX} is damaged ({error}); delete the folder {folder}, and it is made again") from error
+
+
+def write_index(folder: Path, index: Index) -> None:
+    """index.json, atomically: with it the corpus is prepared."""
+    write_atomic(folder / INDEX, json.dumps(asdict(index), indent=1))

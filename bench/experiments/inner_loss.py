@@ -26,7 +26,7 @@ class InnerLoss:
 
     def flops(self, prepared: Prepared) -> float:
         """Forward FLOPs of all windows, twice: the losses take about as much again."""
-        windows = (self.windows_per_document or 1) * len(prepared.run.data.heldout)
+        windows = (self.windows_per_document or 1) * prepared.heldout_documents
         return 2 * windows * prepared.train_flops(self.context) / 3
 
     def measure(self, lab: Lab) -> Iterator[Row]:

@@ -22,7 +22,7 @@ class PerplexityByContext:
 
     def flops(self, prepared: Prepared) -> float:
         """Forward FLOPs of all windows at all contexts."""
-        windows = (self.windows_per_document or 1) * len(prepared.run.data.heldout)
+        windows = (self.windows_per_document or 1) * prepared.heldout_documents
         return windows * sum(prepared.train_flops(context + self.targets) for context in self.contexts) / 3
 
     def measure(self, lab: Lab) -> Iterator[Row]:

@@ -25,7 +25,7 @@ class PerplexityByPosition:
 
     def flops(self, prepared: Prepared) -> float:
         """Forward FLOPs of all windows."""
-        return (self.windows_per_document or 1) * len(prepared.run.data.heldout) * prepared.train_flops(self.context) / 3
+        return (self.windows_per_document or 1) * prepared.heldout_documents * prepared.train_flops(self.context) / 3
 
     def measure(self, lab: Lab) -> Iterator[Row]:
         """nll of every bucket; samples are means of windows."""

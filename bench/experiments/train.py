@@ -16,19 +16,20 @@ from models.mixer import state_bytes
 
 @dataclass(frozen=True)
 class Train:
-    """Trains, then scores every held-out token once, in windows of the training context.
+    """Trains, then scores every token of some splits once, in windows of the training context.
 
-    curve_points: rows of the training curve at most. heldout: whether to score (a search of learning rates need not).
-    evaluate_share: the progress at which scoring begins.
+    curve_points: rows of the training curve at most. heldout, validation: whether to score them (a search of learning rates
+    scores only the latter). evaluate_share: the progress at which scoring begins.
     """
 
     heldout: bool = True
+    validation: bool = False
 
     curve_points: int = 50
     evaluate_share: float = 0.85
 
     def flops(self, prepared: Prepared) -> float:
-        """Training FLOPs of the plan; scoring the held-out documents is not counted."""
+        """Training FLOPs of the plan; scoring documents is not counted."""
         return prepared.unchecked_plan.flops
 
     def measure(self, lab: Lab) -> Iterator[Row]:
@@ -45,15 +46,16 @@ class Train:
         at = place(lab.run.train, lab.run.optim.train_context, lab.prepared.plan.rows)
         rows = (*speed_rows(lab, at, log.rates, log.first_step_s, log.peak_bytes), lab.row("train_time", log.seconds, "s", at))
         yield from (row for row in rows if not lab.recorder.has(row.metric))
-        if self.heldout:
-            yield from self._heldout(lab)
+        for split, is_scored in (("validation", self.validation), ("heldout", self.heldout)):
+            if is_scored:
+                yield from self._scored(lab, split)
 
     def _trained(self, lab: Lab) -> Log:
         assert lab.weights is not None  # conf/experiment/train.yaml: trains
         if lab.weights.exists():
             return Log.of(load(lab.weights)["log"])
         lm, run = lab.lm_to_train(lab.run.train), lab.run
-        batches = TrainBatches(lab.documents("train"), run.optim.train_context, run.seed)
+        batches = TrainBatches(lab.corpus.stream, run.optim.train_context, run.seed, lab.corpus.index.bos)
         checkpoint = lab.recorder.folder / "checkpoint.pt"
         plan = lab.prepared.plan
         try:
@@ -65,34 +67,33 @@ class Train:
         except Diverged as error:
             lab.here = {} if error.step is None else {"step": error.step}
             raise
-        save({"model": lm.state_dict(), "log": asdict(log)}, lab.weights)
+        lab.corpus.keep_tokenizer(lab.recorder.folder)
+        save({"model": lm.state_dict(), "log": asdict(log), "content": lab.corpus.index.content}, lab.weights)
         checkpoint.unlink(missing_ok=True)
         return log
 
-    def _heldout(self, lab: Lab) -> Iterator[Row]:
-        context, documents = lab.run.optim.train_context, lab.documents("heldout")
+    def _scored(self, lab: Lab, split: str) -> Iterator[Row]:
+        context, documents = lab.run.optim.train_context, lab.documents(split)
         windows = heldout_windows(documents, context)
         losses = list(window_nll(lab.trained_lm(), windows, lab.run.device.tokens_at_once))
         counts = [len(loss) for loss in losses]
         mean = sum(float(loss.sum(dtype="float64")) for loss in losses) / sum(counts)
         if not math.isfinite(mean):
-            raise Diverged(
-                f"the held-out loss was {mean}: the last step spoiled the weights; lower optim.lr={lab.run.optim.lr}"
-            )
+            raise Diverged(f"the {split} loss was {mean}: the last step spoiled the weights; lower optim.lr={lab.run.optim.lr}")
         place = clusters(windows, documents)
-        at: At = {"split": "heldout", "context": context, "n_targets": sum(counts), "clusters": place}
+        at: At = {"split": split, "context": context, "n_targets": sum(counts), "clusters": place}
         for row in (
             lab.row("targets", sum(counts), "token", at, counts),
             lab.row("bits_per_byte", bits_per_byte(mean, documents), "bit/byte", at),
             lab.row("nll", mean, "nat/token", at, [float(loss.mean(dtype="float64")) for loss in losses]),
         ):
-            if not lab.recorder.has(row.metric, split="heldout"):
+            if not lab.recorder.has(row.metric, split=split):
                 yield row
 
 
 def card(lab: Lab) -> Iterator[Row]:
     """The fairness card: what was held equal, what was not, and what is left of the difference."""
-    run, prepared, plan = lab.run, lab.prepared, lab.prepared.unchecked_plan
+    run, prepared, plan, corpus = lab.run, lab.prepared, lab.prepared.unchecked_plan, lab.corpus
     context = run.optim.train_context
     total = prepared.train_flops(context)
     head = prepared.sketch.head_cost("train", context).flops
@@ -108,3 +109,6 @@ def card(lab: Lab) -> Iterator[Row]:
         ("mismatch", plan.mismatch, "1"),
     ):
         yield lab.row(metric, value, unit, {"context": context})
+    content, overlap = corpus.index.content, list(corpus.index.overlap.values())
+    yield lab.row("epochs", plan.tokens / corpus.train_tokens, "1", {"context": context, "content": content})
+    yield lab.row("overlap", max(overlap), "1", {"split": "heldout", "content": content}, overlap)

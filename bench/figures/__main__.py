@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.config import ConfigError
 from bench.figures.data import Data
 from bench.figures.fairness_card import card_text
-from bench.figures.index import FIGURES, KERNEL_FIGURES, draw_all
+from bench.figures.index import FIGURES, KERNEL_FIGURES, RECALL_FIGURES, draw_all
 from bench.results import PUBLISHED, ROOT, CorruptResults, Run, read_runs
 from bench.tier import Tier, load_tier
 
@@ -34,10 +34,11 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     out = words.out or ROOT / "results" / "figures" / tier.name
-    kinds = {run.experiment.modelless for run in tier.runs}
-    figures = {**(FIGURES if False in kinds else {}), **(KERNEL_FIGURES if True in kinds else {})}
-    status = draw_all(runs, out, tier.name, tier.models, figures=figures)
-    if False in kinds:
+    measured = {run.experiment.name for run in tier.runs}
+    every = {**FIGURES, **KERNEL_FIGURES, **RECALL_FIGURES}
+    figures = {name: module for name, module in every.items() if measured.issuperset(module.EXPERIMENTS)}
+    status = draw_all(runs, out, tier.name, tier.models, figures=figures or FIGURES)
+    if "train" in measured:
         print(card_text(Data(tuple(runs), tier.models, tier.name)))
     print(f"figures of {len(runs)} runs: {out}")
     return status

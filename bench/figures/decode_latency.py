@@ -37,7 +37,7 @@ def draw(data: Data) -> Figure:
     left, right = page.axes
     drawn = lines(table, APART_LATENCY)
     curves = [time_curve(line, "context", lambda seconds, _: 1e3 * seconds) for line in drawn]
-    means = [_mean_step(line) for line in drawn]
+    means = [mean_step(line) for line in drawn]
     for ax, each in ((left, curves), (right, means)):
         panels.token_axis(page, ax, table.context, "depth: tokens in the state (1k = 1,024)")
         ax.set_yscale("log")
@@ -63,7 +63,7 @@ def _caption(table: pd.DataFrame, curves: Sequence[Curve]) -> str:
     )
 
 
-def _mean_step(line: Line) -> Curve:
+def mean_step(line: Line) -> Curve:
     """Mean over as many samples as make whole cycles of the inner mini-batch (all, for models without); no interval."""
     xs, intervals = [], []
     for x, part in groups(line.rows, "context"):

@@ -17,6 +17,7 @@ HEADS = {
     "parameters": "parameters",
     "flops_per_token": "FLOP/token",
     "tokens": "tokens",
+    "epochs": "epochs",
     "steps": "steps",
     "learning_rate": "lr",
     "state": "state (B)",
@@ -85,6 +86,8 @@ def _row(label: str, part: pd.DataFrame, letters: dict[str, str]) -> list[str]:
 
 def _written(metric: str, value: float) -> str:
     """With thousands' commas, as a share, or with four digits."""
+    if metric == "epochs":
+        return f"{value:.2f}"
     if metric in ("head_share", "mismatch"):
         return f"{value:+.2%}" if metric == "mismatch" else f"{value:.1%}"
     return digits(value, 4) if metric in ("flops_per_token", "train_flops", "learning_rate") else f"{value:,.0f}"

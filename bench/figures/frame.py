@@ -13,6 +13,7 @@ COORDINATES = (
     *("context", "position", "data", "split", "tokenizer", "n_targets", "batch", "phase", "impl", "exec", "dtype", "seed"),
     *("mini_batch", "layer", "weights", "clusters", "micro_batch", "checkpoint", "step"),
     *("op", "pass", "heads", "head_dim", "tensor", "phases", "slot"),
+    *("task", "depth", "shots", "documents", "filter", "per"),
 )
 MEASURED = ("metric", "value", "unit", "samples", "target_counts", "row")
 OF_THE_RUN = (

@@ -19,6 +19,7 @@ from bench.figures import (
     perplexity_by_position,
     perplexity_vs_flops,
     prefill_latency,
+    recall,
     state_vs_context,
     verdicts,
 )
@@ -49,6 +50,7 @@ FIGURES: Mapping[str, Module] = {
     )
 }
 KERNEL_FIGURES: Mapping[str, Module] = {"kernel_speed": cast("Module", kernel_speed)}
+RECALL_FIGURES: Mapping[str, Module] = {"recall": cast("Module", recall)}
 # Models that a figure should show, where they are not all of the tier's.
 EXPECTED: Mapping[str, Callable[[Data], Sequence[str]]] = {"inner_loss": inner_loss.expected_of, "kernel_speed": lambda _: ()}
 

@@ -36,6 +36,12 @@ SMALL = {
         "experiment.measure.sampling={least:2,most:3,seconds:0.01}",
     ],
     "train_speed": ["experiment.measure.context=24", "experiment.measure.batch=2", "experiment.measure.steps=3"],
+    "recall": [
+        "experiment.measure.tasks=[mqar,needle]",
+        "experiment.measure.contexts=[100,150]",
+        "experiment.measure.depths=[0.0,1.0]",
+        "experiment.measure.examples=2",
+    ],
     "decode_latency": ["experiment.measure.contexts=[16,40]", "experiment.measure.steps=16"],
 }
 
@@ -56,6 +62,7 @@ def micro_run(folder: Path, experiment: str, *overrides: str) -> RunConfig:
     if not corpus.exists():
         write_corpus(corpus)
     data = [f"data.path={corpus}", "data.train=[train.txt]", "data.heldout=[long.txt,short.txt]"]
+    data.append(f"data.cache={folder / 'cache'}")
     optim = ["optim=tiny", "optim.batch_tokens=64", "optim.train_context=32"]
     budget = ["budget=tiny_1", f"budget.flops={BUDGET}"]
     small = [f"experiment={experiment}", *SMALL.get(experiment, []), "size=tiny", f"results={folder / 'runs'}"]

@@ -1,13 +1,15 @@
 """Sizes and lengths that make FLOPs equal, on real models; the paper's own numbers."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from bench.budget import BudgetError
 from bench.build import Prepared, build_lm, prepare, size_of, sketch_lm
 from bench.config import compose_run
-from bench.tests.micro import MODELS
+from bench.data.prepare import prepare as prepare_corpus
+from bench.tests.micro import MODELS, micro_run
 from models.mixer import Size, SizeError
 
 PAPER = ["size=1.3b", "optim.train_context=2048", "optim.batch_tokens=524288", "data.vocab=32000", "budget.flops=1e20"]
@@ -74,6 +76,21 @@ def test_a_budget_of_tokens_is_what_the_reference_sees() -> None:
     assert seen.tokens == pytest.approx(200_000, rel=1e-3)
     others = [prepared(f"model={model}", *tokens).plan for model in ("ttt_mlp", "mamba")]
     assert all(plan.flops == pytest.approx(seen.flops, rel=0.005) for plan in others)
+
+
+def test_a_training_goes_through_its_text_no_more_often_than_it_may(tmp_path: Path) -> None:
+    run = micro_run(tmp_path, "train", "data.max_epochs=0.01")
+    unknown = prepare(run)
+    assert (unknown.epochs, unknown.heldout_documents) == (None, 2)
+    plan = unknown.plan
+    corpus = prepare_corpus(run.data)
+    assert prepare(run).epochs == plan.tokens / corpus.train_tokens
+    with pytest.raises(
+        BudgetError, match=r"tokens are \d\.\d+ epochs of data=austen, more than data\.max_epochs=0\.01; choose a"
+    ):
+        _ = prepare(run).plan
+    run.data.max_epochs = 4.0
+    assert prepare(run).plan == plan
 
 
 @pytest.mark.parametrize("model", MODELS)

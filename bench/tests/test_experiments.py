@@ -14,8 +14,8 @@ import torch
 from bench.build import build_lm, prepare
 from bench.config import ConfigError, RunConfig, training
 from bench.data.batches import context_windows
-from bench.data.corpus import Document, load_documents
-from bench.data.tokenizer import get_tokenizer
+from bench.data.prepare import prepare as prepare_corpus
+from bench.data.shards import Document
 from bench.experiments.inner_loss import inner_losses
 from bench.results import ROOT, Row, Run, read_run, read_runs
 from bench.run import describe, execute
@@ -49,7 +49,7 @@ def trained(run: RunConfig) -> LM:
 
 
 def heldout(run: RunConfig) -> list[Document]:
-    return load_documents(run.data.path, run.data.heldout, get_tokenizer(run.data.tokenizer))
+    return prepare_corpus(run.data).documents("heldout")
 
 
 def brute_force(lm: LM, tokens: np.ndarray) -> np.ndarray:
@@ -113,6 +113,26 @@ def test_training_tells_its_card_its_curve_and_its_loss(model: str, folder: Path
     assert nll.at["n_targets"] == sum(len(text.tokens) - 1 for text in texts) == values["targets"]
     assert nll.at["clusters"] == "long:22,short:15"
     assert values["bits_per_byte"] == pytest.approx(nll.value / math.log(2))
+
+
+def test_training_tells_how_often_it_saw_its_text_and_that_held_out_text_is_apart(folder: Path) -> None:
+    run = micro_run(folder, "train", "model=transformer")
+    corpus = prepare_corpus(run.data)
+    (epochs,), (overlap,) = rows(run, "epochs"), rows(run, "overlap")
+    assert epochs.value == prepare(run).plan.tokens / 6000 == prepare(run).epochs
+    assert (overlap.value, overlap.samples, overlap.at["split"]) == (0.0, (0.0, 0.0), "heldout")
+    assert epochs.at["content"] == overlap.at["content"] == corpus.index.content
+
+
+def test_a_search_scores_validation_documents_and_no_held_out_ones(folder: Path) -> None:
+    words = ["experiment.measure.heldout=false", "+experiment.measure.validation=true", "data.validation=[short.txt]"]
+    run = micro_run(folder, "train", "model=transformer", *words, "data.heldout=[long.txt]")
+    scored = {str(row.at["split"]): row for row in result(run).rows if row.metric == "nll"}
+    assert set(scored) == {"validation"}
+    (text,) = prepare_corpus(run.data).documents("validation")
+    losses = [brute_force(trained(run), text.tokens[start : start + 33]) for start in range(0, len(text.tokens) - 1, 32)]
+    assert scored["validation"].samples == pytest.approx([loss.mean() for loss in losses], rel=1e-4)
+    assert scored["validation"].at["clusters"] == "short:15"
 
 
 def test_training_tells_how_fast_it_went(folder: Path) -> None:

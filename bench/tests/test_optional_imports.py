@@ -8,7 +8,8 @@ from bench.results import ROOT
 CODE = """
 import importlib, pkgutil, sys
 
-OPTIONAL = ("triton", "wandb", "lm_eval", "mamba_ssm", "causal_conv1d", "flash_attn", "fla", "IPython")
+OPTIONAL = ("triton", "wandb", "lm_eval", "mamba_ssm", "causal_conv1d", "flash_attn", "fla", "IPython", "datasets")
+OPTIONAL += ("transformers", "safetensors", "msgpack", "mistral_common", "pyarrow", "sentencepiece", "tokenizers")
 for name in OPTIONAL:
     sys.modules[name] = None  # importing it now fails as it does where it is not installed
 
@@ -19,8 +20,9 @@ for package in (kernels, models, bench):
         if ".tests" not in module.name:
             try:
                 print(importlib.import_module(module.name).__name__)
-            except ImportError as error:  # a kernel, which nothing but the kernels beside it may import
-                if package is not kernels or error.name.split(".")[0] not in OPTIONAL:
+            except ImportError as error:  # a kernel, which nothing but the kernels beside it may import, or an adapter
+                of_its_own = package is kernels or module.name == "bench.lm_eval.model"
+                if not of_its_own or error.name.split(".")[0] not in OPTIONAL:
                     raise
                 print(f"optional:{module.name}")
 
@@ -43,5 +45,6 @@ def test_every_module_and_every_choice_without_optional_packages() -> None:
     assert {"optional:kernels.selective_scan.mamba_ssm", "optional:kernels.ttt_linear.fla_chunk"} <= seen
     needed = {f"kernels.{op}.reference" for op in ("ttt", "attention", "selective_scan", "ssd", "causal_conv", "gated_norm")}
     assert needed | {"kernels.check", "kernels.ttt_mlp", "bench.experiments.kernel_speed"} <= seen
+    assert {"optional:bench.lm_eval.model", "bench.lm_eval.documents", "bench.experiments.lm_eval"} <= seen
     assert {"kernels.ttt.reference", "models.ttt", "bench.run", "bench.__main__", "bench.experiments.train"} <= seen
     assert {"model=ttt_mlp", "size=1.3b", "experiment=decode_latency", "device=h100"} <= seen

@@ -50,6 +50,14 @@ def test_a_done_run_is_not_touched_again(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_a_model_is_not_measured_on_other_data_than_it_was_trained_on(tmp_path: Path) -> None:
+    execute(micro_run(tmp_path, "train"))
+    text = tmp_path / "corpus" / "train.txt"
+    text.write_text(text.read_text()[::-1])
+    with pytest.raises(DataError, match=r"content of data=austen is not what the model was trained on; restore it, or delete"):
+        execute(micro_run(tmp_path, "perplexity_by_context"))
+
+
 def test_the_same_run_gives_the_same_numbers_and_another_seed_others(tmp_path: Path) -> None:
     values = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -111,7 +119,7 @@ def test_a_divergence_leaves_a_status_a_cause_and_a_row_and_is_not_repeated(tmp_
 
 def test_a_divergence_in_the_last_step_is_one_too(tmp_path: Path) -> None:
     run = micro_run(tmp_path, "train", "optim.lr=1e30", "budget.flops=8.35e6")
-    with pytest.raises(Diverged, match=r"held-out loss was nan.*lower optim\.lr"):
+    with pytest.raises(Diverged, match=r"heldout loss was nan.*lower optim\.lr"):
         execute(run)
     assert result(run).manifest.status == "diverged"
 

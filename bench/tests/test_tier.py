@@ -99,6 +99,19 @@ def test_the_smoke_tier_is_planned_from_the_command_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_tier_prepares_its_data_and_refuses_what_would_see_it_too_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = micro_run(tmp_path, "train", "data.max_epochs=0.01")
+    monkeypatch.setattr(reproduce, "load_tier", lambda name, overrides: Tier("micro", (), (run,)))
+    assert command(monkeypatch, "plan", "micro") == 0
+    assert "data=austen is not prepared, so epochs are not known yet: python -m bench.data" in capsys.readouterr().out
+    for verb in ("run", "plan"):
+        assert command(monkeypatch, verb, "micro") == 2
+        assert "epochs of data=austen, more than data.max_epochs=0.01" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -17,7 +17,7 @@ from bench.budget import Plan, plan
 from bench.build import build_lm
 from bench.config import OptimConfig, TrainConfig, compose_run
 from bench.data.batches import TrainBatches
-from bench.data.corpus import Document
+from bench.data.shards import Stream
 from bench.results import ROOT
 from bench.tests.micro import MODELS
 from bench.train import (
@@ -29,6 +29,7 @@ from bench.train import (
     load,
     make_optimizer,
     save,
+    sequence_loss,
     train,
     warmup_steps,
 )
@@ -59,7 +60,7 @@ def steps_of(steps: int) -> Plan:
 def periodic() -> TrainBatches:
     """1 2 1 3 1 4 …: what follows 1 only the token before it tells."""
     tokens = np.array([1, 2, 1, 3, 1, 4] * 400, dtype=np.uint8)
-    return TrainBatches([Document("periodic", tokens, len(tokens))], CONTEXT, seed=0)
+    return TrainBatches(Stream([tokens]), CONTEXT, seed=0)
 
 
 def new_lm(model: str, seed: int = 0, layers: int = 1) -> LM:
@@ -114,6 +115,25 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
     assert [loss for _, loss in found] == pytest.approx([loss for _, loss in expected], rel=1e-5)
     for p, q in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-3 * 1e-2)  # a thousandth of a step of AdamW
+
+
+def test_a_target_that_is_not_scored_weighs_nothing() -> None:
+    lm, bos = new_lm("transformer"), 3
+    tokens = torch.tensor([[3, 5, 3, 7, 3, 3, 2], [4, 5, 6, 7, 8, 9, 3], [1, 3, 3, 3, 3, 3, 3]])
+    nll = lm.nll(tokens[:, :-1], tokens[:, 1:])
+    expected = [nll[0, [0, 2, 5]].mean(), nll[1, :5].mean(), torch.zeros(())]
+    torch.testing.assert_close(sequence_loss(lm, tokens, bos), torch.stack(expected).mean())
+    assert torch.equal(sequence_loss(lm, tokens), nll.mean())
+
+
+def test_training_leaves_out_what_is_not_scored(tmp_path: Path) -> None:
+    """What follows 1 is learned, that 1 follows is not."""
+    made, tokens = steps_of(40), np.array([1, 2, 1, 3, 1, 4] * 400, dtype=np.uint8)
+    lm = new_lm("transformer")
+    train(lm, made, TrainBatches(Stream([tokens]), CONTEXT, seed=0, unscored=1), optim(lr=2e-2), tmp_path / "c.pt")
+    with torch.no_grad():
+        nll = lm.nll(torch.tensor([[1, 2, 1, 3, 1, 4, 1, 2]]), torch.tensor([[2, 1, 3, 1, 4, 1, 2, 1]]))[0]
+    assert nll[2::2].max() < 1.2 < math.log(VOCAB) < nll[1::2].min()
 
 
 def test_blocks_computed_again_train_to_the_same_bit(tmp_path: Path) -> None:

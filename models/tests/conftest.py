@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from models.checkpoints.architecture import Architecture
 from models.lm import LM, Branch
 from models.mixer import Size
 
@@ -27,13 +28,18 @@ def load(path: Path) -> Any:
     return OmegaConf.load(path)
 
 
-def build_model(name: str, size: Size, vocab: int, mini_batch: int = 16, impl: str = "reference") -> LM:
+def architecture(name: str, size: Size, vocab: int, mini_batch: int = 16, impl: str = "reference") -> Architecture:
     """The model of conf/model/<name>.yaml, with ``layers_factor`` applied to the layers."""
     config = load(CONF / f"{name}.yaml")
     layers = size.layers * config.get("layers_factor", 1)
     chosen = OmegaConf.merge(config, {"impl": impl, "mini_batch": mini_batch})
-    factories = [instantiate(branch) for branch in chosen.layer]
-    return LM(vocab, Size(size.width, layers, size.heads, size.ffn), factories)
+    plain = cast(dict[str, Any], OmegaConf.to_container(chosen, resolve=True))
+    return Architecture(vocab, replace(size, layers=layers), plain["layer"])
+
+
+def build_model(*args: Any, **options: Any) -> LM:
+    """Of ``architecture``'s arguments."""
+    return architecture(*args, **options).build()
 
 
 def has_mini_batch(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from bench import golden
-from models.checkpoints import official
+from models.checkpoints import ttt
 from models.layers import RMSNorm
 from models.ttt import TTT
 
@@ -74,7 +75,8 @@ def test_every_parameter_matters(path: Path) -> None:
     reference = golden.read(path)
     lm = golden.build(reference)
     with torch.no_grad():
-        for name, parameter in official.parameters(lm).items():
+        for name, place in ttt.places(lm).items():
+            parameter = place.view
             before = parameter.clone()
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)), alpha=1e-2)
             error = (lm(reference.tokens) - reference.logits).abs().max() / reference.logits.abs().max()
@@ -155,19 +157,18 @@ def test_a_file_that_cannot_be_read_fails_and_the_others_are_still_checked(
 
 def test_untied_embeddings_have_a_head_of_their_own() -> None:
     reference = golden.read(LINEAR_MAMBA)
-    lm = official.build(reference.config | {"tied_embeddings": False}).double()
-    official.load(lm, reference.params | {"lm_head.weight": -2 * reference.params["lm_head.weight"]})
+    untied = reference.params | {"lm_head.weight": -2 * reference.params["lm_head.weight"]}
+    lm = golden.build(replace(reference, config=reference.config | {"tied_embeddings": False}, params=untied))
     torch.testing.assert_close(lm(reference.tokens), -2 * golden.build(reference)(reference.tokens))
 
 
 def test_tied_embeddings_need_no_head() -> None:
     reference = golden.read(LINEAR_MAMBA)
-    lm = official.build(reference.config)
-    official.load(lm, without(reference.params, "lm_head.weight"))
+    lm = golden.build(replace(reference, params=without(reference.params, "lm_head.weight")))
     assert lm.head.weight is lm.embedding.weight
 
 
 def test_norm_eps_is_that_of_the_rms_norms_alone() -> None:
-    lm = official.build(golden.read(MLP_TRANSFORMER).config | {"norm_eps": 1e-3})
+    lm = ttt.described(golden.read(MLP_TRANSFORMER).config | {"norm_eps": 1e-3}).build()
     assert {module.eps for module in lm.modules() if isinstance(module, RMSNorm)} == {1e-3}
     assert {module.eps for module in lm.modules() if isinstance(module, TTT | torch.nn.LayerNorm)} == {1e-6}
