@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.config import ConfigError
 from bench.figures.data import Data
 from bench.figures.fairness_card import card_text
-from bench.figures.index import FIGURES, KERNEL_FIGURES, RECALL_FIGURES, draw_all
+from bench.figures.index import FIGURES, KERNEL_FIGURES, LATENCY_FIGURES, RECALL_FIGURES, draw_all
 from bench.results import PUBLISHED, ROOT, CorruptResults, Run, read_runs
 from bench.tier import Tier, load_tier
 
@@ -35,7 +35,7 @@ def main() -> int:
         return 2
     out = words.out or ROOT / "results" / "figures" / tier.name
     measured = {run.experiment.name for run in tier.runs}
-    every = {**FIGURES, **KERNEL_FIGURES, **RECALL_FIGURES}
+    every = {**FIGURES, **KERNEL_FIGURES, **LATENCY_FIGURES, **RECALL_FIGURES}
     figures = {name: module for name, module in every.items() if measured.issuperset(module.EXPERIMENTS)}
     status = draw_all(runs, out, tier.name, tier.models, figures=figures or FIGURES)
     if "train" in measured:

@@ -11,15 +11,20 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.figures import (
+    crossover,
     decode_latency,
     fairness_card,
+    floor_share,
     inner_loss,
     kernel_speed,
+    latency,
+    latency_verdicts,
     perplexity_by_context,
     perplexity_by_position,
     perplexity_vs_flops,
     prefill_latency,
     recall,
+    saw_tooth,
     state_vs_context,
     verdicts,
 )
@@ -50,9 +55,17 @@ FIGURES: Mapping[str, Module] = {
     )
 }
 KERNEL_FIGURES: Mapping[str, Module] = {"kernel_speed": cast("Module", kernel_speed)}
+LATENCY_FIGURES: Mapping[str, Module] = {
+    module.__name__.rsplit(".", 1)[-1]: cast("Module", module)
+    for module in (latency, floor_share, crossover, saw_tooth, latency_verdicts)
+}
 RECALL_FIGURES: Mapping[str, Module] = {"recall": cast("Module", recall)}
 # Models that a figure should show, where they are not all of the tier's.
-EXPECTED: Mapping[str, Callable[[Data], Sequence[str]]] = {"inner_loss": inner_loss.expected_of, "kernel_speed": lambda _: ()}
+EXPECTED: Mapping[str, Callable[[Data], Sequence[str]]] = {
+    "inner_loss": inner_loss.expected_of,
+    "saw_tooth": saw_tooth.expected_of,
+    "kernel_speed": lambda _: (),
+}
 
 
 def draw_all(
