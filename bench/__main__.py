@@ -45,7 +45,9 @@ def main(config: DictConfig) -> None:
     before = "" if outcome.is_new else ", done before"
     stale = ", by other sources: refresh=stale repeats it" if outcome.is_stale else ""
     print(f"{manifest.status}{before}{stale}: {run.results}/{manifest.experiment}/{manifest.run_id}, {manifest.seconds:.1f} s")
-    if manifest.status != "done":
+    if manifest.status == "partial":
+        print(f"{manifest.cause}; the same command goes on")
+    elif manifest.status != "done":
         sys.exit(f"error: {manifest.cause}")
 
 

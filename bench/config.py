@@ -220,11 +220,12 @@ class RunConfig:
     seed: int = 0
     results: str = "results/runs"
     refresh: str = "none"
+    max_minutes: float | None = None
 
 
 # What says where, when and how a run is measured, and what only explains it: neither changes its numbers.
 # (How a training is run does change its time, so what measures that holds a copy of ``train``.)
-UNRECORDED = ("results", "refresh", "tracking")
+UNRECORDED = ("results", "refresh", "tracking", "max_minutes")
 VOLATILE = (
     *(*UNRECORDED, "device.workers", "device.flop_rate", "device.peak_rate"),
     *("train", "optim.searched", "optim.lr_source", "experiment.modelless", "experiment.extra"),

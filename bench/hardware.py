@@ -11,8 +11,18 @@ import torch
 PACKAGES = ("torch", "triton", "numpy", "hydra-core", "mamba-ssm", "flash-attn", "fla-core")
 
 
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+
+
 class NoDevice(RuntimeError):
     """The device that was asked for is not here."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory was missing when an error arose; the capture of a graph hides that behind an error of its own."""
+    while error is not None and not isinstance(error, OUT_OF_MEMORY):
+        error = error.__context__
+    return error is not None
 
 
 @cache

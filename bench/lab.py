@@ -19,6 +19,10 @@ from bench.train import load
 from models.lm import LM
 
 
+class Unfinished(RuntimeError):
+    """A measurement stops with work left, for a reason that is no failure; its rows stay, and the next call goes on."""
+
+
 @dataclass
 class Lab:
     """One run at work.

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -45,6 +45,7 @@ class Pool:
     def run(self) -> Iterator[Message]:
         """What happens, as it happens, until every cell has ended."""
         self._waiting, self._ended = list(range(len(self.cells))), dict[int, str]()
+        self._began = time.monotonic()
         self._crew: list[_Worker] = []
         try:
             while len(self._ended) < len(self.cells):
@@ -76,9 +77,15 @@ class Pool:
             worker = self._idle()
             self._waiting.remove(cell)
             worker.cell = cell
-            worker.pipe.send((cell, self.cells[cell]))
+            worker.pipe.send((cell, self._limited(self.cells[cell])))
             begun.append(Message(cell))
         return begun + [Message(c, status="blocked", cause="its training did not succeed") for c in blocked]
+
+    def _limited(self, run: RunConfig) -> RunConfig:
+        """A limit in minutes is one for all cells together."""
+        if run.max_minutes is None:
+            return run
+        return replace(run, max_minutes=max(0.0, run.max_minutes - (time.monotonic() - self._began) / 60))
 
     def _need(self, cell: int) -> int:
         need = self.needs[cell]

@@ -50,7 +50,8 @@ class Job:
 def label_of(run: RunConfig) -> str:
     """Short, for a line of progress."""
     if run.experiment.modelless:
-        return f"{run.experiment.name} {run.device.dtype} s{run.seed}"
+        size = f"{run.size.name} " if "size" in run.experiment.measure else ""
+        return f"{run.experiment.name} {size}{run.device.dtype} s{run.seed}"
     backbone = "" if run.model.backbone == "mamba" or not run.model.name.startswith("ttt") else " (T)"
     return f"{run.experiment.name} {run.model.name}{backbone} {run.size.name} {run.budget.name} s{run.seed}"
 

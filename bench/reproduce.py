@@ -111,7 +111,7 @@ def run_tier(cells: Sequence[Cell], workers: int) -> dict[str, str]:
         for message in Pool([cell.run for cell in todo], _needs(todo), workers).run():
             if message.status == "killed":
                 _record_killed(todo[message.job].run, message.cause)
-            if message.status not in ("", "done"):
+            if message.status not in ("", "done", "partial"):
                 failures[todo[message.job].job.label] = f"{message.status}: {message.cause}"
             show(message)
     return failures

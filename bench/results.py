@@ -30,6 +30,9 @@ PUBLISHED = ROOT / "results" / "published"
 FAILURES = ("failed", "oom", "diverged", "killed")
 # Statuses that a second call does not change: the same run would diverge, or run out of memory, again.
 SETTLED = ("done", "diverged", "oom")
+# Statuses from which a second call goes on, and metrics of rows that only say how it stands until then.
+UNFINISHED = ("running", "killed", "partial")
+PROVISIONAL = ("failure", "not_run")
 
 Coordinate = int | float | str
 At = Mapping[str, Coordinate]
@@ -163,9 +166,9 @@ def is_asked_for(before: Manifest, sources: str, refresh: str) -> bool:
 
 
 def _resume(folder: Path, before: Manifest | None, manifest: Manifest) -> Recorder | None:
-    if before is None or before.status not in ("running", "killed") or before.sources != manifest.sources:
+    if before is None or before.status not in UNFINISHED or before.sources != manifest.sources:
         return None
-    rows = [row for row in _read_rows(folder, whole=False) if row.metric != "failure"]
+    rows = [row for row in _read_rows(folder, whole=False) if row.metric not in PROVISIONAL]
     write_atomic(folder / "rows.jsonl", "".join(row.to_json() + "\n" for row in rows))
     kept = replace(manifest, attempts=before.attempts + 1, started=before.started, seconds=before.seconds)
     return Recorder(folder, kept, rows)

@@ -7,8 +7,8 @@ import torch
 from hydra.utils import instantiate
 
 from bench.config import RunConfig, identity, record, run_id, training
-from bench.hardware import device_name, versions
-from bench.lab import Lab
+from bench.hardware import OUT_OF_MEMORY, device_name, versions
+from bench.lab import Lab, Unfinished
 from bench.progress import Progress, silent
 from bench.results import (
     FAILURES,
@@ -123,6 +123,9 @@ def _measure(lab: Lab) -> None:
             lab.recorder.write(row)
     except CorruptCheckpoint:
         raise  # a damaged file says nothing of the run, which stays as it was
+    except Unfinished as stop:
+        lab.recorder.finish("partial", str(stop))
+        return
     except Exception as error:
         _fail(lab, error)
         raise
@@ -130,8 +133,7 @@ def _measure(lab: Lab) -> None:
 
 
 def _fail(lab: Lab, error: Exception) -> None:
-    memory = (MemoryError, torch.OutOfMemoryError)
-    status = "diverged" if isinstance(error, Diverged) else "oom" if isinstance(error, memory) else "failed"
+    status = "diverged" if isinstance(error, Diverged) else "oom" if isinstance(error, OUT_OF_MEMORY) else "failed"
     cause = f"{type(error).__name__}: {error}"
     record_failure(lab.recorder, status, cause, lab.run, lab.here)
 

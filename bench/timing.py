@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -86,6 +87,27 @@ def _between_events(
     return tuple(start.elapsed_time(end) / 1e3 for start, end in events)
 
 
+def intervals(
+    call: Callable[[], object], count: int, device: torch.device, prepare: Callable[[], object] = lambda: None
+) -> tuple[float, ...]:
+    """Seconds of each of ``count`` calls one right after another, by the device's clock: nothing waits between them."""
+    prepare()
+    synchronise(device)
+    if device.type != "cuda":
+        marks = [time.perf_counter()]
+        for _ in range(count):
+            call()
+            marks.append(time.perf_counter())
+        return tuple(end - start for start, end in pairwise(marks))
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    events[0].record()
+    for event in events[1:]:
+        call()
+        event.record()
+    torch.cuda.synchronize(device)
+    return tuple(start.elapsed_time(end) / 1e3 for start, end in pairwise(events))
+
+
 def kernel_seconds(call: Callable[[], object], device: torch.device, repeats: int = 5) -> Mapping[str, float]:
     """Seconds that a call spends in each kernel on a CUDA device, launches of one name added up; mean of ``repeats`` calls.
 
@@ -103,14 +125,14 @@ def kernel_seconds(call: Callable[[], object], device: torch.device, repeats: in
     return {name: microseconds / 1e6 / repeats for name, microseconds in found.items() if microseconds}
 
 
-def captured(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """The call as a CUDA graph to replay, captured after three runs; on a CPU the call itself."""
+def captured(call: Callable[[], object], device: torch.device, warm_up: int = 3) -> Callable[[], object]:
+    """The call as a CUDA graph to replay, captured after ``warm_up`` runs; on a CPU the call itself."""
     if device.type != "cuda":
         return call
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
-        for _ in range(3):
+        for _ in range(warm_up):
             call()
     torch.cuda.current_stream(device).wait_stream(side)
     graph = torch.cuda.CUDAGraph()

@@ -3,6 +3,7 @@
 An implementation is a module with functions named by the three phases:
 ``forward`` (training, from the start of a sequence), ``prefill`` (any length, from any state, in place)
 and ``step`` (one token, in place). ``reference`` is the oracle that every other one is tested against (kernels/check.py).
+The latter two are either custom operators or closed to torch.compile, which fuses what a layer does around them.
 """
 
 import importlib

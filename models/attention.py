@@ -36,6 +36,11 @@ class Attention(Mixer):
         return Cache(key, value, position=weight.new_zeros(batch, dtype=torch.int32))
 
     @torch.no_grad()
+    def begin(self, x: Float[Tensor, "B T D"], state: Cache) -> Float[Tensor, "B T D"]:
+        position = torch.arange(x.shape[1], device=x.device)
+        return self.o(self.op.begin(*self._views(x, position), state).flatten(2))
+
+    @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: Cache) -> Float[Tensor, "B T D"]:
         position = state.position[:, None] + torch.arange(x.shape[1], device=x.device)
         return self.o(self.op.prefill(*self._views(x, position), state).flatten(2))
@@ -50,10 +55,12 @@ class Attention(Mixer):
         seen = {"causal": context * (context + 1) // 2, "full": context * context}[convention]
         tokens, pairs = (1, context + 1) if phase == "step" else (context, seen)
         factor = 3 if phase == "train" else 1
+        held, own = 2 * context * width * element, 2 * width * element
         softmax = self.heads * cost.softmax(tokens, pairs, self.head_dim)
         return Cost(
             matmul_flops=factor * (tokens * 2 * 4 * width * width + pairs * 2 * 2 * width),
             other_flops=factor * (softmax + tokens * 2 * cost.rope(width)),
             weight_bytes=self.parameter_bytes(),
-            state_bytes=0 if phase == "train" else 2 * context * width * element + 4,
+            state_bytes=0 if phase == "train" else held + 4,
+            state_traffic={"train": 0, "prefill": held + 4, "step": held + own}[phase],
         )

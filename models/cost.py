@@ -58,13 +58,16 @@ def rope(n: int) -> int:
 class Cost:
     """FLOPs of one sequence (train, prefill) or of one token (step); bytes of the weights read and of the state held.
 
-    Costs add up field by field. Bytes are those of the dtype that the layer's parameters have.
+    state_traffic: bytes of the state that must be read and written: by a prefill, which begins it, all of it written; by a
+    step what its form needs, in the mean over a mini-batch. Costs add up field by field. Bytes are those of the dtype that the
+    layer's parameters have.
     """
 
     matmul_flops: int = 0
     other_flops: int = 0
     weight_bytes: int = 0
     state_bytes: int = 0
+    state_traffic: int = 0
 
     @property
     def flops(self) -> int:
@@ -75,7 +78,13 @@ class Cost:
         return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)))
 
 
-def sequence_cost(phase: Phase, tokens: int, *, matmul: int, other: int, weights: int = 0, state: int = 0) -> Cost:
-    """Cost from FLOPs that every token has alike: ``matmul`` and ``other`` are forward FLOPs of one token."""
+def sequence_cost(
+    phase: Phase, tokens: int, *, matmul: int, other: int, weights: int = 0, state: int = 0, traffic: int | None = None
+) -> Cost:
+    """Cost from FLOPs that every token has alike: ``matmul`` and ``other`` are forward FLOPs of one token.
+
+    traffic: bytes of the state that a step reads and writes; all of it, once each, if not given.
+    """
     factor = {"train": 3 * tokens, "prefill": tokens, "step": 1}[phase]
-    return Cost(factor * matmul, factor * other, weights, 0 if phase == "train" else state)
+    moved = {"train": 0, "prefill": state, "step": 2 * state if traffic is None else traffic}[phase]
+    return Cost(factor * matmul, factor * other, weights, 0 if phase == "train" else state, moved)

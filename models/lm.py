@@ -4,7 +4,8 @@ A layer of the model is a list of branches, each ``h + mixer(RMSNorm(h))``; whic
 """
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from itertools import islice
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,9 +19,12 @@ from models.layers import Linear, RMSNorm
 from models.mixer import Mixer, Size, State
 
 MixerFactory = Callable[[Size], Mixer]
+Inference = Literal["begin", "prefill", "step"]
 
 # Logits are made for this many tokens at a time, so that they are never held whole.
 LOGIT_CHUNK = 4096
+# Of one function compiled for inference: models of one process, times the shapes and dtypes that code is not shared by.
+RECOMPILE_LIMIT = 64
 
 
 class Branch(nn.Module):
@@ -32,6 +36,10 @@ class Branch(nn.Module):
 
     def forward(self, h: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return h + self.mixer(self.norm(h))
+
+    def begin(self, h: Float[Tensor, "B T D"], state: State) -> Float[Tensor, "B T D"]:
+        """``Mixer.begin`` with norm and residual."""
+        return h + self.mixer.begin(self.norm(h), state)
 
     def prefill(self, h: Float[Tensor, "B T D"], state: State) -> Float[Tensor, "B T D"]:
         """``Mixer.prefill`` with norm and residual."""
@@ -50,6 +58,12 @@ class Block(nn.Sequential):
             h = branch(h)
         return h
 
+    def advance(self, how: Inference, h: Float[Tensor, "*B D"], states: Sequence[State]) -> Float[Tensor, "*B D"]:
+        """What its branches do one after another, each with its state."""
+        for branch, state in zip(self, states, strict=True):
+            h = getattr(branch, how)(h, state)
+        return h
+
 
 class LM(nn.Module):
     """Token ids [B, T] to logits over V tokens; ``size.layers`` copies of the list of branches ``layer``, a block each.
@@ -65,6 +79,7 @@ class LM(nn.Module):
         made = (make(size) for _ in range(size.layers) for make in layer)
         self.branches = nn.ModuleList(Branch(mixer, size.width, eps) for mixer in made)
         self.blocks = [Block(*self.branches[n : n + len(layer)]) for n in range(0, len(self.branches), len(layer))]
+        self._through: Callable[..., Tensor] = Block.advance
         self.computes_in: torch.dtype | None = None
         self.recomputes = False
         self.norm = RMSNorm(size.width, eps)
@@ -128,9 +143,14 @@ class LM(nn.Module):
         return [mixer.init_state(batch, max_len) for mixer in self.mixers]
 
     @torch.no_grad()
+    def begin(self, tokens: Int[Tensor, "B T"], state: list[State]) -> Float[Tensor, "B V"]:
+        """``prefill`` of a state before the first token, as the caller knows."""
+        return self._logits(self._advance("begin", tokens, state)[:, -1])
+
+    @torch.no_grad()
     def prefill(self, tokens: Int[Tensor, "B T"], state: list[State]) -> Float[Tensor, "B V"]:
         """Logits after the last of T further tokens; advances ``state`` in place."""
-        return _wide(self.head(self.norm(self._read(tokens, state)[:, -1])))
+        return self._logits(self._advance("prefill", tokens, state)[:, -1])
 
     @torch.no_grad()
     def score(
@@ -141,7 +161,7 @@ class LM(nn.Module):
         Advances ``state`` in place by T tokens; logits are never held whole.
         """
         scored = targets >= 0
-        hidden, wanted = self.norm(self._read(tokens, state)[scored]), targets[scored]
+        hidden, wanted = self.norm(self._advance("prefill", tokens, state)[scored]), targets[scored]
         parts = [self._judge(*part) for part in zip(hidden.split(LOGIT_CHUNK), wanted.split(LOGIT_CHUNK), strict=True)]
         nll, likeliest = zip(*parts, strict=True)
         return torch.cat(nll), torch.cat(likeliest)
@@ -152,19 +172,29 @@ class LM(nn.Module):
         logits = _wide(self.head(hidden))
         return cross_entropy(logits, targets, reduction="none"), logits.argmax(-1) == targets
 
-    def _read(self, tokens: Int[Tensor, "B T"], state: list[State]) -> Float[Tensor, "B T D"]:
-        """What the final norm reads, of T further tokens."""
-        h = self.embedding(tokens)
-        for branch, part in zip(self._branches(), state, strict=True):
-            h = branch.prefill(h, part)
-        return h
-
     @torch.no_grad()
     def step(self, tokens: Int[Tensor, " B"], state: list[State]) -> Float[Tensor, "B V"]:
         """Logits after one further token per row; advances ``state`` in place."""
-        h = self.embedding(tokens)
-        for branch, part in zip(self._branches(), state, strict=True):
-            h = branch.step(h, part)
+        return self._logits(self._advance("step", tokens, state))
+
+    def compile_inference(self, backend: str = "inductor") -> "LM":
+        """``begin``, ``prefill`` and ``step`` of blocks, and the head, by torch.compile: one code for all blocks and shapes.
+
+        More of them than torch's limit of recompilations are an error, not a silent return to eager. It holds for the process.
+        """
+        torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT  # noqa: SLF001
+        torch._dynamo.config.fail_on_recompile_limit_hit = True  # noqa: SLF001
+        self._through = torch.compile(Block.advance, dynamic=True, backend=backend)
+        self._logits = torch.compile(self._logits, dynamic=True, backend=backend)  # type: ignore[method-assign]
+        return self
+
+    def _advance(self, how: Inference, tokens: Int[Tensor, "*B"], state: list[State]) -> Float[Tensor, "*B D"]:
+        h, parts = self.embedding(tokens), iter(state)
+        for block in self.blocks:
+            h = self._through(block, how, h, list(islice(parts, len(block))))
+        return h
+
+    def _logits(self, h: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
         return _wide(self.head(self.norm(h)))
 
     def cost(self, phase: Phase, context: int, convention: Convention) -> Cost:

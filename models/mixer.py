@@ -69,6 +69,10 @@ class Mixer(nn.Module, ABC):
     def prefill(self, x: Float[Tensor, "B T D"], state: State) -> Float[Tensor, "B T D"]:
         """T >= 1 further tokens; advances ``state`` in place. Rows may stand at different positions."""
 
+    def begin(self, x: Float[Tensor, "B T D"], state: State) -> Float[Tensor, "B T D"]:
+        """``prefill`` of a state before the first token, as the caller knows: a layer may do it without asking the device."""
+        return self.prefill(x, state)
+
     @abstractmethod
     def step(self, x: Float[Tensor, "B D"], state: State) -> Float[Tensor, "B D"]:
         """One further token per row; advances ``state`` in place."""
@@ -136,3 +140,18 @@ def take_rows(state: State, rows: Tensor) -> State:
 def state_bytes(state: State) -> int:
     """Bytes of all tensors of a state."""
     return sum(t.numel() * t.element_size() for t in state_tensors(state))
+
+
+def copy_row(state: State, row: State, at: slice = slice(None)) -> None:
+    """Makes the rows ``at`` of a state, in place, the one row of another.
+
+    A cache that is longer than the row's stays as it is: this begins its rows anew, as what was not written is never read.
+    """
+    for target, source in zip(state_tensors(state), state_tensors(row), strict=True):
+        if target.shape[1:] == source.shape[1:]:
+            target[at] = source
+
+
+def positions(state: State) -> list[Tensor]:
+    """The tensors of a state that tell how many tokens each row has read, [B] each."""
+    return [tensor for tensor in state_tensors(state) if not tensor.is_floating_point()]

@@ -132,8 +132,14 @@ class TTT(Mixer):
         return TTTState(inner, self.conv_q.init_state(batch) if self.is_gated else None)
 
     @torch.no_grad()
+    def begin(self, x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
+        return self._prefill(x, torch.arange(x.shape[1], device=x.device), state)
+
+    @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
-        position = state.inner.position[:, None] + torch.arange(x.shape[1], device=x.device)
+        return self._prefill(x, state.inner.position[:, None] + torch.arange(x.shape[1], device=x.device), state)
+
+    def _prefill(self, x: Float[Tensor, "B T D"], position: Int[Tensor, "*B T"], state: TTTState) -> Float[Tensor, "B T D"]:
         views = self.views(x, position, state.past)
         return self._output(self.op.prefill(*views, self.token_rates(), self.norm, state.inner), x)
 
@@ -171,8 +177,16 @@ class TTT(Mixer):
         other = 2 * cost.rope(width) + cost.layer_norm(width) + self.heads * (cost.SIGMOID + 2 + inner_other)
         if self.is_gated:
             other += 2 * self.conv_q.flops() + width * (cost.GELU + 1)
-        state = state_bytes(self.init_state(1, 0))
-        return sequence_cost(phase, context, matmul=matmul, other=other, weights=self.parameter_bytes(), state=state)
+        state = self.init_state(1, 0)
+        bytes_ = {"weights": self.parameter_bytes(), "state": state_bytes(state), "traffic": self._step_traffic(state)}
+        return sequence_cost(phase, context, matmul=matmul, other=other, **bytes_)
+
+    def _step_traffic(self, state: TTTState) -> int:
+        """W and b read; of C pairs (C - 1)/2 read and one written; once in C tokens W and b written, remainders moved."""
+        inner, c = state.inner, self.mini_batch
+        once, pairs = state_bytes((inner.weights, inner.biases)), state_bytes((inner.rho, inner.inputs, inner.grads))
+        cycle = (c + 1) * once + 2 * state_bytes(inner.remainders) + pairs * (c + 1) // 2
+        return cycle // c + 2 * state_bytes(state.past)
 
     def _inner_flops(self) -> tuple[int, int]:
         """Matrix-product and other FLOPs of one token in one head: the dual form over whole tiles of C tokens.

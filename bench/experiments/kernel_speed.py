@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 
 from bench.build import DTYPES, Prepared
+from bench.ceilings import ceiling, ceilings
 from bench.config import ConfigError
 from bench.lab import Lab
 from bench.results import At, Coordinate, Row
@@ -29,9 +30,6 @@ IN_PHASE: dict[str, Coordinate] = {"phases": "in_phase", "slot": "mean"}
 SPREAD: dict[str, Coordinate] = {"phases": "spread", "slot": "mean"}
 FIRST: dict[str, Coordinate] = {"phases": "in_phase", "slot": "first"}
 COMMIT: dict[str, Coordinate] = {"phases": "in_phase", "slot": "commit"}
-# The ceilings are those of a copy of so many bytes and of a product of square matrices of this width.
-COPIED_BYTES = {"cuda": 1 << 30, "cpu": 1 << 26}
-MULTIPLIED = {"cuda": 8192, "cpu": 512}
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class KernelSpeed:
             CheckFailed: at the end, where an implementation was wrong, or of ours and missing.
         """
         bench, cases = Bench(lab, self.sampling), self._cases(lab.run.device.dtype)
-        yield from bench.ceilings()
+        yield from ceilings(lab, self.sampling)
         for number, (case, modes) in enumerate(cases, 1):
             for op in self._ops:
                 trial = Trial(op, case, lab.device, lab.run.seed)
@@ -180,31 +178,14 @@ class Bench:
         """The time, and which share it makes of what the device could do."""
         median = _median(seconds)
         shares = {
-            "copy_share": least_bytes(trial, mode) / median / self._ceiling("copy_rate"),
-            "matmul_share": matmul_flops(trial.op, trial.case, mode) / median / self._ceiling("matmul_rate"),
+            "copy_share": least_bytes(trial, mode) / median / ceiling(self.lab, "copy_rate"),
+            "matmul_share": matmul_flops(trial.op, trial.case, mode) / median / ceiling(self.lab, "matmul_rate"),
         }
         for metric, share in shares.items():
             yield from self._new(metric, share, "1", at)
         yield self._row("latency", median, "s", at, seconds)
         words = " ".join(str(value) for value in at.values())
         print(f"{1e3 * median:9.4f} ms, {', '.join(f'{m} {s:.0%}' for m, s in shares.items())}: {words}", flush=True)
-
-    def _ceiling(self, metric: str) -> float:
-        return next(row.value for row in self.lab.recorder.rows if row.metric == metric)
-
-    def ceilings(self) -> Iterator[Row]:
-        """What this device reaches: bytes read and written by a copy, and FLOPs of a large matrix product, per second."""
-        device, dtype = self.lab.device, DTYPES[self.lab.run.device.dtype]
-        source = torch.zeros(COPIED_BYTES[device.type], dtype=torch.uint8, device=device)
-        width = MULTIPLIED[device.type]
-        square = torch.randn(width, width, device=device).to(dtype)
-        copy, product = partial(torch.empty_like(source).copy_, source), partial(torch.mm, square, square)
-        work = (("copy_rate", "byte/s", 2 * source.numel(), copy), ("matmul_rate", "FLOP/s", 2 * width**3, product))
-        for metric, unit, amount, call in work:
-            if not self.lab.recorder.has(metric):
-                rates = [amount / seconds for seconds in device_sample(call, device, **self.sampling)]
-                at: At = {"dtype": self.lab.run.device.dtype, "seed": self.lab.run.seed}
-                yield self._row(metric, _median(rates), unit, at, rates)
 
     def _at(self, trial: Trial, impl: str, mode: Pass) -> dict[str, Coordinate]:
         case = trial.case

@@ -52,7 +52,9 @@ class Data:
 def _trouble(run: Run) -> str:
     config, manifest = run.config, run.manifest
     label = look_of(series_name(config["model"]["name"], config["model"]["backbone"])).label
-    of = "" if config.get("experiment", {}).get("modelless") else f"{label}, {config['budget']['name']}, "
+    experiment = config.get("experiment", {})
+    sized = experiment.get("measure", {}).get("size", {}).get("name")
+    of = f"{label}, {config['budget']['name']}, " if not experiment.get("modelless") else f"{sized}, " if sized else ""
     what = f"{of}{manifest.experiment}, seed {manifest.seed}"
     if manifest.status == "running":
         return f"{what}: unfinished (interrupted or in progress), drawn as far as it got"

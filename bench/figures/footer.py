@@ -54,15 +54,15 @@ def published(rows: pd.DataFrame, marks: str = "hollow, dotted, without interval
 def seeds(rows: pd.DataFrame) -> str:
     """How many seeds stand behind a line."""
     counts = {part.seed.nunique() for _, part in groups(rows, ["series", "published"])}
-    return _range(counts, "seed")
+    return count_of(counts, "seed")
 
 
 def windows(curves: Sequence[Curve], documents: pd.Series) -> str:
     """What the intervals of losses are: n and unit of the clusters, the documents, and what the intervals do not cover."""
     units = sorted({curve.unit for curve in curves})
-    counted = ", ".join(_range({n for curve in curves if curve.unit == unit for n in curve.n}, unit[:-1]) for unit in units)
+    counted = ", ".join(count_of({n for curve in curves if curve.unit == unit for n in curve.n}, unit[:-1]) for unit in units)
     names = sorted({part.rsplit(":", 1)[0] for text in documents.dropna().unique() for part in text.split(",")})
-    within = f" of {_range([len(names)], 'document')} ({', '.join(names)})" if 0 < len(names) <= NAMED else ""
+    within = f" of {count_of([len(names)], 'document')} ({', '.join(names)})" if 0 < len(names) <= NAMED else ""
     if not any(np.isfinite(curve.low).any() for curve in curves):
         return f"none, {counted}{within} are too few"
     dots = "; small dots: single seeds, line: their mean" if any(curve.dots for curve in curves) else ""
@@ -73,7 +73,7 @@ def samples(curves: Sequence[Curve]) -> str:
     """How many samples stand behind the points of latency curves, and what the bars are."""
     known = any(np.isfinite(curve.low).any() for curve in curves)
     bars = "bars: 95 % interval of the median" if known else "too few for a 95 % interval"
-    return f"{_range({n for curve in curves for n in curve.n}, 'sample')} per point ({bars})"
+    return f"{count_of({n for curve in curves for n in curve.n}, 'sample')} per point ({bars})"
 
 
 def unmatched(rows: pd.DataFrame) -> list[str]:
@@ -83,7 +83,8 @@ def unmatched(rows: pd.DataFrame) -> list[str]:
     return [] if conventions.empty else [f"FLOPs are NOT matched ({where}): models saw the same tokens."]
 
 
-def _range(counts: Iterable[int], noun: str) -> str:
+def count_of(counts: Iterable[int], noun: str) -> str:
+    """3 samples, 1 to 4 seeds."""
     low, high = min(counts, default=0), max(counts, default=0)
     return f"{low:,}{'' if low == high else f' to {high:,}'} {noun}{'' if high == 1 else 's'}"
 

@@ -12,7 +12,7 @@ COORDINATES = (
     *("model", "backbone", "size", "params", "match", "convention", "budget_flops", "train_flops", "tokens", "train_context"),
     *("context", "position", "data", "split", "tokenizer", "n_targets", "batch", "phase", "impl", "exec", "dtype", "seed"),
     *("mini_batch", "layer", "weights", "clusters", "micro_batch", "checkpoint", "step"),
-    *("op", "pass", "heads", "head_dim", "tensor", "phases", "slot"),
+    *("op", "pass", "heads", "head_dim", "tensor", "phases", "slot", "part", "reason"),
     *("task", "depth", "shots", "documents", "filter", "per"),
 )
 MEASURED = ("metric", "value", "unit", "samples", "target_counts", "row")
@@ -64,7 +64,12 @@ def _records(run: Run) -> Iterator[dict[str, Any]]:
             **facts,
             **measured,
             "row": row,
-        }
+        } | _series_of(row)
+
+
+def _series_of(row: Row) -> dict[str, str]:
+    """Of a run of several models each row names its own."""
+    return {"series": series_name(str(row.at["model"]), str(row.at["backbone"]))} if "model" in row.at else {}
 
 
 def _place(row: Row) -> frozenset[tuple[str, Coordinate]]:

@@ -11,16 +11,21 @@ import pandas as pd
 
 from bench.config import RunConfig
 from bench.figures import (
+    crossover,
     decode_latency,
     fairness_card,
+    floor_share,
     inner_loss,
     kernel_speed,
+    latency,
+    latency_verdicts,
     learning_rates,
     perplexity_by_context,
     perplexity_by_position,
     perplexity_vs_flops,
     prefill_latency,
     recall,
+    saw_tooth,
     state_vs_context,
     verdicts,
 )
@@ -53,10 +58,18 @@ FIGURES: Mapping[str, Module] = {
     )
 }
 KERNEL_FIGURES: Mapping[str, Module] = {"kernel_speed": cast("Module", kernel_speed)}
+LATENCY_FIGURES: Mapping[str, Module] = {
+    module.__name__.rsplit(".", 1)[-1]: cast("Module", module)
+    for module in (latency, floor_share, crossover, saw_tooth, latency_verdicts)
+}
 RECALL_FIGURES: Mapping[str, Module] = {"recall": cast("Module", recall)}
 SEARCH_FIGURES: Mapping[str, Module] = {"learning_rates": cast("Module", learning_rates)}
 # Models that a figure should show, where they are not all of the tier's.
-EXPECTED: Mapping[str, Callable[[Data], Sequence[str]]] = {"inner_loss": inner_loss.expected_of, "kernel_speed": lambda _: ()}
+EXPECTED: Mapping[str, Callable[[Data], Sequence[str]]] = {
+    "inner_loss": inner_loss.expected_of,
+    "saw_tooth": saw_tooth.expected_of,
+    "kernel_speed": lambda _: (),
+}
 
 
 def figures_of(runs: Sequence[RunConfig]) -> Mapping[str, Module]:
@@ -64,7 +77,7 @@ def figures_of(runs: Sequence[RunConfig]) -> Mapping[str, Module]:
     measured = {run.experiment.name for run in runs}
     tried = {(*_model_of(run), run.optim.lr) for run in runs if run.experiment.trains}
     is_search = len(tried) > len({place[:-1] for place in tried})
-    every = {**(SEARCH_FIGURES if is_search else FIGURES), **KERNEL_FIGURES, **RECALL_FIGURES}
+    every = {**(SEARCH_FIGURES if is_search else FIGURES), **KERNEL_FIGURES, **LATENCY_FIGURES, **RECALL_FIGURES}
     return {name: module for name, module in every.items() if measured.issuperset(module.EXPERIMENTS)}
 
 

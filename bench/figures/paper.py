@@ -43,12 +43,13 @@ LIKE: Mapping[str, tuple[str, ...]] = {
     "inner_loss": ("4", "14"),
     "fairness_card": (),
     "verdicts": (),
+    "latency": ("12",),
 }
 # Figures of the paper that these figures are themselves, once the tier named above has made their rows.
 DRAWN_BY: Mapping[str, tuple[str, ...]] = {
     "2R": ("perplexity_by_position",),
     "4": ("inner_loss",),
-    "12": ("prefill_latency", "decode_latency"),
+    "12": ("latency",),
 }
 
 

@@ -29,6 +29,12 @@ SMALL = {
         "experiment.measure.step_shapes=[[3,18,2,8]]",
         "experiment.measure.sampling={least:2,most:3,seconds:0.01}",
     ],
+    "latency": [
+        "experiment.measure.vocab=32",
+        "experiment.measure.contexts=[20,12,28]",
+        "experiment.measure.grid=[[prefill,2],[step,3]]",
+        "experiment.measure.sampling={least:2,most:3,seconds:0.01}",
+    ],
     "train_speed": ["experiment.measure.context=24", "experiment.measure.batch=2", "experiment.measure.steps=3"],
     "recall": [
         "experiment.measure.tasks=[mqar,needle]",

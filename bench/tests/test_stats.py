@@ -27,6 +27,7 @@ from bench.stats import (
     holm,
     median_interval,
     paired_difference,
+    paired_log_ratio,
     pooled_spread,
     student_quantile,
     verdict,
@@ -356,3 +357,32 @@ ONE = [1.0] * 9
 def test_bad_input_is_named_with_its_cure(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("rounds", [5, 10, 20])
+@pytest.mark.parametrize("noise", ["normal", "exponential"])
+def test_ratios_of_turns_are_covered_whatever_slows_whole_rounds(rounds: int, noise: str) -> None:
+    """Two models of equal speed under a drift thirty times their noise, which unpaired medians would not see through."""
+    rng, inside = np.random.default_rng(rounds), 0
+    for _ in range(400):
+        drift = np.cumsum(rng.normal(0, 0.03, rounds))
+        normal, exponential = rng.normal(0, 0.001, (2, rounds)), rng.exponential(0.001, (2, rounds))
+        first, second = np.exp(drift + (normal if noise == "normal" else exponential))
+        interval = paired_log_ratio(first, second)
+        inside += interval.low <= 0 <= interval.high
+        assert interval.high - interval.low < 0.03
+    assert inside / 400 > 0.895
+
+
+def test_a_ratio_of_turns_by_hand() -> None:
+    """Log ratios -2, -1, -3: mean -2, s = 1, so bounds of 4.303 / sqrt(3); further rounds are left out."""
+    interval = paired_log_ratio(np.exp([0, 1, 2, 50]), np.exp([2, 2, 5]))
+    assert interval.value == pytest.approx(-2)
+    assert (interval.n, interval.unit) == (3, "rounds")
+    assert interval.high - interval.value == pytest.approx(4.30265 / math.sqrt(3), rel=1e-4)
+    assert interval.p is not None and student_quantile(1 - interval.p, 2) == pytest.approx(2 * math.sqrt(3))
+    alike = paired_log_ratio([1.0, 2.0], [1.0, 2.0])
+    assert (alike.value, alike.low, alike.high) == (0, 0, 0) and alike.p == pytest.approx(1)
+    assert paired_log_ratio([1.0], [2.0]).high == math.inf
+    with pytest.raises(ValueError, match="not above 0"):
+        paired_log_ratio([1.0, 0.0], [1.0, 1.0])

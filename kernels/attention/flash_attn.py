@@ -5,7 +5,9 @@ from flash_attn import flash_attn_func, flash_attn_with_kvcache
 from jaxtyping import Float
 from torch import Tensor
 
+from kernels.attention import reference
 from kernels.attention.reference import Cache
+from kernels.opaque import opaque
 
 
 def forward(q: Float[Tensor, "B T H F"], k: Float[Tensor, "B T H F"], v: Float[Tensor, "B T H F"]) -> Float[Tensor, "B T H F"]:
@@ -14,6 +16,16 @@ def forward(q: Float[Tensor, "B T H F"], k: Float[Tensor, "B T H F"], v: Float[T
     return out
 
 
+@opaque
+@torch.no_grad()
+def begin(
+    q: Float[Tensor, "B T H F"], k: Float[Tensor, "B T H F"], v: Float[Tensor, "B T H F"], cache: Cache
+) -> Float[Tensor, "B T H F"]:
+    """As the reference."""
+    return reference.begin(q, k, v, cache, whole=forward)
+
+
+@opaque
 @torch.no_grad()
 def prefill(
     q: Float[Tensor, "B T H F"], k: Float[Tensor, "B T H F"], v: Float[Tensor, "B T H F"], cache: Cache
@@ -23,6 +35,7 @@ def prefill(
     return _attend(q, k, v, cache)
 
 
+@opaque
 @torch.no_grad()
 def step(
     q: Float[Tensor, "B H F"], k: Float[Tensor, "B H F"], v: Float[Tensor, "B H F"], cache: Cache

@@ -16,9 +16,10 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels.attention.reference import Cache, forward, prefill
+from kernels.attention.reference import Cache, begin, forward, prefill
+from kernels.opaque import opaque
 
-__all__ = ["forward", "prefill", "step"]
+__all__ = ["begin", "forward", "prefill", "step"]
 
 BLOCK = 128
 PROGRAMS = 4096  # about so many slices in all: several for each multiprocessor, of at least SLICE tokens
@@ -26,6 +27,7 @@ SLICE = 512
 LOWEST = tl.constexpr(-1e30)
 
 
+@opaque
 @torch.no_grad()
 def step(
     q: Float[Tensor, "B H F"], k: Float[Tensor, "B H F"], v: Float[Tensor, "B H F"], cache: Cache

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kernels.causal_conv.reference import advance
+from kernels.opaque import opaque
 
 
 def forward(x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"]) -> Float[Tensor, "B T E"]:
@@ -20,6 +21,7 @@ def forward(x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Flo
     return out.transpose(1, 2)
 
 
+@opaque
 @torch.no_grad()
 def prefill(
     x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"], past: Float[Tensor, "B S E"]
@@ -31,6 +33,7 @@ def prefill(
     return out
 
 
+@opaque
 @torch.no_grad()
 def step(
     x: Float[Tensor, "B E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"], past: Float[Tensor, "B S E"]

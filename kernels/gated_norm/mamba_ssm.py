@@ -5,9 +5,11 @@ from jaxtyping import Float
 from mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
 from torch import Tensor
 
+from kernels.opaque import opaque
 from kernels.pieces import pieces
 
 
+@opaque
 def forward(
     y: Float[Tensor, "*B E"], z: Float[Tensor, "*B E"], weight: Float[Tensor, " E"], eps: float = 1e-5
 ) -> Float[Tensor, "*B E"]:

@@ -9,6 +9,7 @@ from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 from mamba_ssm.ops.triton.selective_state_update import selective_state_update
 from torch import Tensor
 
+from kernels.opaque import opaque
 from kernels.selective_scan.carry import carry
 
 
@@ -27,6 +28,7 @@ def forward(
     return out.transpose(1, 2)
 
 
+@opaque
 @torch.no_grad()
 def prefill(
     u: Float[Tensor, "B T E"],
@@ -48,6 +50,7 @@ def prefill(
     return y
 
 
+@opaque
 @torch.no_grad()
 def step(
     u: Float[Tensor, "B E"],

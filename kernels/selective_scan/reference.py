@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear, silu, softplus
 
+from kernels.opaque import opaque
+
 # The discretised tensors [B, chunk, E, N] are made with at most this many elements: memory stays flat in T, and they stay
 # in a core's cache.
 _ELEMENTS = 1 << 18
@@ -32,6 +34,7 @@ def forward(
     return _scan(u, dt, dt_bias, a, b, c, d, z, u.new_zeros(u.shape[0], *a.shape, dtype=dtype))[0]
 
 
+@opaque
 @torch.no_grad()
 def prefill(
     u: Float[Tensor, "B T E"],
@@ -50,6 +53,7 @@ def prefill(
     return y
 
 
+@opaque
 @torch.no_grad()
 def step(
     u: Float[Tensor, "B E"],

@@ -9,6 +9,7 @@ from mamba_ssm.ops.triton.selective_state_update import selective_state_update
 from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 from torch import Tensor
 
+from kernels.opaque import opaque
 from kernels.pieces import pieces
 
 CHUNK = 256
@@ -33,6 +34,7 @@ def forward(
     return _joined(parts)
 
 
+@opaque
 @torch.no_grad()
 def prefill(
     x: Float[Tensor, "B T H P"],
@@ -60,6 +62,7 @@ def prefill(
     return _joined(parts)
 
 
+@opaque
 @torch.no_grad()
 def step(
     x: Float[Tensor, "B H P"],

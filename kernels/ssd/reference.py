@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from kernels.opaque import opaque
+
 CHUNK = 64
 
 
@@ -30,6 +32,7 @@ def forward(
     return _scan(x, dt, dt_bias, a, b, c, d, x.new_zeros(x.shape[0], *x.shape[2:], b.shape[2], dtype=dtype))[0]
 
 
+@opaque
 @torch.no_grad()
 def prefill(
     x: Float[Tensor, "B T H P"],
@@ -47,6 +50,7 @@ def prefill(
     return y
 
 
+@opaque
 @torch.no_grad()
 def step(
     x: Float[Tensor, "B H P"],

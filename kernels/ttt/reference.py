@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kernels.opaque import opaque
 from kernels.ttt.state import InnerState, LayerNorm
 
 Tensors = tuple[Tensor, ...]
@@ -53,6 +54,7 @@ def forward(
     return answers.all()[:, :, :n].transpose(1, 2).to(q.dtype)
 
 
+@opaque
 @torch.no_grad()
 def prefill(
     q: Float[Tensor, "B T H F"],
@@ -103,6 +105,7 @@ def prefill(
     return out.gather(2, slots[:, None, :, None].expand(-1, out.shape[1], -1, out.shape[3])).transpose(1, 2).to(q.dtype)
 
 
+@opaque
 @torch.no_grad()
 def step(
     q: Float[Tensor, "B H F"],

@@ -8,6 +8,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from kernels import ttt_linear, ttt_mlp
+from kernels.op import Case, Stepping
 from models.cost import Convention, Cost, Phase
 from models.lm import LM
 from models.mamba import Mamba
@@ -121,9 +123,35 @@ def test_weight_bytes_are_those_of_the_parameters(build: Build, phase: Phase) ->
         assert model.cost(phase, 8, "causal").weight_bytes == held
 
 
+def test_the_bytes_of_state_that_a_step_moves() -> None:
+    """A cache is read and grows by a token, h of a scan is read and written; what TTT moves, its kernel counts too."""
+    attention, mamba = (build_model(name, NANO, 11).bfloat16().mixers[0] for name in ("transformer", "mamba"))
+    step = attention.cost("step", 100, "causal")
+    assert step.state_traffic == attention.cost("step", 101, "causal").state_bytes - 4
+    scan = mamba.cost("step", 100, "causal")
+    assert scan.state_traffic == 2 * scan.state_bytes
+    for name in ("ttt_linear_t", "ttt_mlp_t"):
+        mixer = build_model(name, NANO, 11, impl="triton").bfloat16().mixers[0]
+        assert isinstance(mixer, TTT)
+        cost = mixer.cost("step", 100, "causal")
+        problem = (ttt_linear if mixer.inner == "linear" else ttt_mlp).OP.problem
+        assert isinstance(problem, Stepping)
+        activations = 4 * NANO.width * 2
+        counted = problem.step_bytes(Case(1, 1, NANO.heads, NANO.head_dim, 16, torch.bfloat16)) - activations
+        assert cost.state_traffic == pytest.approx(counted, rel=0.05)
+        assert cost.state_traffic < cost.state_bytes  # pairs and remainders are moved in part
+
+
+@pytest.mark.parametrize("phase", ["train", "prefill"])
+def test_a_prefill_writes_its_state_and_a_training_has_none(build: Build, phase: Phase) -> None:
+    cost = build(TOY, 11).cost(phase, 8, "causal")
+    assert cost.state_traffic == cost.state_bytes
+    assert (cost.state_bytes > 0) == (phase == "prefill")
+
+
 def test_costs_add_field_by_field() -> None:
-    total = Cost(1, 2, 3, 4) + Cost(10, 20, 30, 40)
-    assert total == Cost(11, 22, 33, 44)
+    total = Cost(1, 2, 3, 4, 5) + Cost(10, 20, 30, 40, 50)
+    assert total == Cost(11, 22, 33, 44, 55)
     assert total.flops == 33
 
 

@@ -69,6 +69,15 @@ def test_prefill_then_steps_at_every_split(model: LM) -> None:
 
 
 @torch.no_grad()
+def test_a_beginning_is_a_prefill_that_asks_nothing(model: LM) -> None:
+    tokens, begun, filled = draw(), model.init_state(2, LENGTH), model.init_state(2, LENGTH)
+    assert_same(model.begin(tokens[:, :30], begun), model.prefill(tokens[:, :30], filled))
+    for a, b in zip(state_tensors(begun), state_tensors(filled), strict=True):
+        assert_same(a, b)
+    assert_same(steps(model, tokens[:, 30:], begun), model(tokens)[:, 30:])
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("seed", range(5))
 def test_prefill_in_random_chunks(model: LM, seed: int) -> None:
     tokens, rng = draw(), random.Random(seed)
@@ -162,10 +171,11 @@ def test_state_bytes_are_those_of_the_cost(build: Build, context: int, dtype: to
     assert model.cost("train", context, "causal").state_bytes == 0
 
 
-def test_a_cache_too_short_says_so() -> None:
+@pytest.mark.parametrize("how", ["begin", "prefill"])
+def test_a_cache_too_short_says_so(how: str) -> None:
     model = build_model("transformer", SIZE, VOCAB)
     with pytest.raises(ValueError, match="max_len"):
-        model.prefill(draw(length=5), model.init_state(2, 4))
+        getattr(model, how)(draw(length=5), model.init_state(2, 4))
 
 
 def test_a_chunked_likelihood_is_that_of_the_logits(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,119 @@
+"""What the figures of experiment=latency share: its rows, panels of prefill and decode for each size, who is missing."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.figures import footer, panels
+from bench.figures.data import Data
+from bench.figures.frame import groups, records
+from bench.figures.lines import APART_LATENCY, Curve, Line, lines, time_curve
+from bench.figures.page import Layout, Page, legend_of
+from bench.figures.style import look_of
+
+NAME = "latency"
+PHASES = {"prefill": "prefill", "step": "decode"}
+ENDINGS = ("oom", "broken", "wrong", "missing")
+
+
+def rows(data: Data, *metrics: str, part: str = "grid") -> pd.DataFrame:
+    """Rows of one part of the grid, in the order in which they were measured."""
+    return data.select(NAME, list(metrics), timing=True, part=part)
+
+
+def failures(data: Data) -> pd.DataFrame:
+    """Places without a time, ``status`` saying why."""
+    found = rows(data, *ENDINGS)
+    return found.assign(status=found.metric)
+
+
+def cells(table: pd.DataFrame) -> Iterator[tuple[str, dict[str, pd.DataFrame]]]:
+    """Of each size, the largest first, the rows of the first batch that was measured in either phase."""
+    order = table.groupby("size").params.max().sort_values(ascending=False)
+    for size in order.index:
+        mine = table[table["size"] == size]
+        yield str(size), {phase: part[part.batch == part.batch.iloc[0]] for phase, part in _by_phase(mine)}
+
+
+def _by_phase(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    for phase in PHASES:
+        part = table[table.phase == phase]
+        if not part.empty:
+            yield phase, part
+
+
+def draw(
+    data: Data,
+    title: str,
+    metric: str,
+    label: str,
+    finish: Callable[[Axes], None],
+    captions: Sequence[str],
+    scale: float = 1.0,
+) -> Figure:
+    """A line a model over the context, prefill left and decode right, a row of panels for each size."""
+    table = rows(data, metric)
+    if table.empty:
+        return panels.empty(title, NAME, footer.alarms(data, table, (NAME,)))
+    sizes, lost = list(cells(table)), failures(data)
+    page = Page(title, Layout((1.0, 1.0), rows=len(sizes), gap_in=0.85))
+    drawn: dict[str, Line] = {}
+    curves: list[Curve] = []
+    for number, (size, parts) in enumerate(sizes):
+        for column, phase in enumerate(PHASES):
+            ax, part = page.axes[2 * number + column], parts.get(phase)
+            if part is None:
+                ax.set_axis_off()
+                continue
+            batch = int(part.batch.iloc[0])
+            ax.set_title(f"{size}, {PHASES[phase]}, batch {batch}", loc="left")
+            panels.token_axis(page, ax, part.context, "tokens (1k = 1,024)" if column == 0 else "depth (1k = 1,024)")
+            mine = lines(part, APART_LATENCY)
+            drawn |= {line.look.label: line for line in mine}
+            for line in mine:
+                curves.append(time_curve(line, "context", lambda value, _: scale * value))
+                panels.draw_bars(ax, curves[-1])
+                panels.draw_dots(ax, curves[-1], panels.SAMPLE)
+            finish(ax)
+            ax.set_ylabel(label)
+            here = lost[(lost["size"] == size) & (lost.phase == phase) & (lost.batch == batch)]
+            panels.mark_failures(page, ax, here, "context")
+    caption = f"Line: median of {footer.samples(curves)}; dots: every sample. {engines(table)}"
+    return page.finish(
+        legend_of(drawn.values()),
+        [caption, *captions, *troubles(data), *footer.published(table)],
+        footer.alarms(data, table, (NAME,)),
+        footer.facts(table),
+    )
+
+
+def engines(table: pd.DataFrame) -> str:
+    """Which implementation and exec stand behind the lines."""
+    words = []
+    for series, mine in groups(table, "series"):
+        ways = {
+            PHASES[phase]: " or ".join(sorted({f"{row['impl']} {row['exec']}" for row in records(part)}))
+            for phase, part in groups(mine, "phase")
+        }
+        apart = ", ".join(f"{phase} {way}" for phase, way in ways.items())
+        words.append(f"{look_of(series).label} {apart if len(set(ways.values())) > 1 else next(iter(ways.values()))}")
+    return f"Engines: {'; '.join(words)}."
+
+
+def troubles(data: Data) -> list[str]:
+    """Engines that were not timed, cells not run, and cells in which the card slowed down."""
+    keys = ("impl", "exec", "metric")
+    gate = records(rows(data, *ENDINGS, part="gate"))
+    lost = [" ".join([look_of(row["series"]).label, PHASES[row["phase"]], *(row[key] for key in keys)]) for row in gate]
+    found = [f"Not timed: {', '.join(dict.fromkeys(lost))}."] if lost else []
+    left = pd.concat([rows(data, "not_run", part=part) for part in ("trial", "grid", "cycle")])
+    if len(left):
+        places = left[["size", "part", "phase", "batch", "context"]].drop_duplicates()
+        found.append(f"Not run: {len(places)} cells, about {left.value.sum() / 60:.0f} min.")
+    slow = rows(data, "throttled")
+    if len(slow):
+        reasons = [f"{reason} at {len(part)} places, {part.value.max():.0%} at most" for reason, part in groups(slow, "reason")]
+        found.append(f"The card slowed down (share of its readings): {'; '.join(reasons)}.")
+    return found

@@ -1,0 +1,133 @@
+"""Figures of models that took turns say what their rows say: pairs by round, engines that decide, where that turns."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.text import Text
+
+from bench.claims import load_claims, report
+from bench.figures.contrasts import contrasts, crossing, crossovers
+from bench.figures.data import Data
+from bench.figures.index import LATENCY_FIGURES, draw_all
+from bench.results import Run
+from bench.tests.synthetic_latency import run_of
+
+MODELS = ("ttt_linear", "ttt_mlp", "transformer", "mamba", "mamba2")
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return Data(run_of("1.3b", "125m"), MODELS, "gpu")
+
+
+def words(figure: Any) -> str:
+    return " ".join(text.get_text().replace("\u00a0", " ") for text in figure.findobj(Text) if text.get_visible())
+
+
+def drawn(name: str, data: Data) -> Any:
+    figure = LATENCY_FIGURES[name].draw(data)
+    figure.draw_without_rendering()
+    return figure
+
+
+@pytest.mark.parametrize("name", LATENCY_FIGURES)
+def test_a_figure_lies_on_its_page_apart_and_readable(name: str, data: Data) -> None:
+    figure = drawn(name, data)
+    page = figure.bbox
+    panels = [box for ax in figure.axes if ax.axison and (box := ax.get_tightbbox())]
+    blocks = [text.get_window_extent() for text in figure.texts] + [legend.get_window_extent() for legend in figure.legends]
+    for box in [*panels, *blocks]:
+        assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
+    everything = [box.padded(-1) for box in [*panels, *blocks]]
+    assert not [(a, b) for i, a in enumerate(everything) for b in everything[:i] if a.overlaps(b)]
+
+
+@pytest.mark.parametrize("name", LATENCY_FIGURES)
+def test_a_figure_tells_where_its_rows_are_from_and_says_so_without_rows(name: str, data: Data) -> None:
+    text = words(drawn(name, data))
+    assert "NVIDIA H100 80GB HBM3" in text and "bfloat16" in text and "random weights" in text
+    assert "1.3b, latency, seed 0: partial (max_minutes=25: 1 of 40 cells are left)" in text
+    assert "python -m bench experiment=latency" in words(drawn(name, Data((), MODELS, "gpu")))
+
+
+def test_latency_shows_microseconds_a_token_and_what_has_no_time(data: Data) -> None:
+    figure = drawn("latency", data)
+    text = words(figure)
+    assert "1.3b, prefill, batch 16" in text and "125m, decode, batch 64" in text
+    assert "Transformer: OOM" in text and "Not timed: Transformer decode flash_attn compile_graph missing." in text
+    assert "Not run: 2 cells, about 3 min." in text
+    assert "The card slowed down (share of its readings): sw_power_cap at 12 places, 40% at most." in text
+    assert "TTT-Linear triton compile_graph" in text
+    ys = [line.get_ydata() for line in figure.axes[0].lines if line.get_color() == "#0072B2" and len(line.get_ydata()) == 6]
+    assert all(4.5 < y < 5.9 for y in ys[0])
+
+
+def test_pairs_are_compared_where_they_took_turns(data: Data) -> None:
+    found = contrasts(data)
+    mine = [c for c in found if (c.size, c.phase, c.batch, c.first) == ("1.3b", "prefill", 16, "ttt_linear")]
+    assert [c.context for c in mine if c.second == "mamba"] == [2048, 1024, 4096, 8192, 16384, 32768]
+    assert [c.context for c in mine if c.second == "transformer"] == [2048, 1024, 4096, 8192, 16384]  # no memory at 32k
+    for c in mine:
+        if c.second == "mamba":
+            assert c.log_ratio.value == pytest.approx(math.log(5.1 / 7.1), abs=0.005)
+            assert c.judgement == "engine-limited"  # 0.7 and 0.45 of their floors
+        else:
+            assert c.judgement == "different"
+    run = data.runs[0]
+    later = tuple(replace(r, at={**r.at, "attempt": 2}) if r.at.get("model") == "mamba" else r for r in run.rows)
+    apart = contrasts(Data((replace(run, rows=later),), MODELS, "gpu"))
+    assert "mamba" not in {c.second for c in apart if c.first != c.second}
+
+
+def test_what_moves_no_more_state_the_deeper_it_is_takes_the_same_time(data: Data) -> None:
+    deeper = [c for c in contrasts(data) if c.first == c.second]
+    assert {c.first for c in deeper} == {"ttt_linear", "ttt_mlp", "mamba", "mamba2"}
+    assert {(c.first_context, c.context) for c in deeper} == {(32768, 1024)}
+    assert {c.judgement for c in deeper} == {"equal"}
+
+
+def test_a_sign_changes_between_two_lengths() -> None:
+    assert crossing([1, 2, 4, 8], [3.0, 1.0, -1.0, -3.0]) == pytest.approx(math.sqrt(8))
+    assert crossing([2, 32], [1.0, -3.0]) == pytest.approx(4.0)
+    assert crossing([1, 2, 4], [0.0, -1.0, -2.0]) == 1.0
+    assert crossing([1, 2], [1.0, 2.0]) is None
+
+
+def test_the_crossover_is_measured_between_bounds_and_predicted_by_the_floors(data: Data) -> None:
+    """5.1 µs against 4.6 (1 + T / 16384): equal at T = 1,781."""
+    one, other = [c for c in crossovers(contrasts(data)) if (c.size, c.batch) == ("1.3b", 8)]
+    assert (one.second, other.second) == ("transformer", "mamba")
+    assert one.measured == pytest.approx(1781, rel=0.05)
+    assert one.measured is not None and one.low < one.measured < one.high < 1.2 * one.low
+    assert one.predicted is not None and one.predicted < one.measured  # the Transformer is nearer to its floor
+    assert other.measured is None and other.is_ahead
+    assert "1.3b, batch 8, TTT-Linear over Mamba: faster at every length" in words(drawn("crossover", data))
+
+
+def test_the_saw_tooth_has_its_tooth(data: Data) -> None:
+    ax = drawn("saw_tooth", data).axes[0]
+    ys = [np.asarray(line.get_ydata()) for line in ax.lines if line.get_color() == "#0072B2" and len(line.get_ydata()) == 16]
+    in_phase, spread = ys
+    assert in_phase[15] > 2 * in_phase[:15].max() and spread.max() < 1.1 * spread.min()
+
+
+def test_a_tier_with_latency_draws_these_figures(data: Data, tmp_path: Path) -> None:
+    assert draw_all(data.runs, tmp_path, "gpu", MODELS, figures=LATENCY_FIGURES) == 0
+    index = json.loads((tmp_path / "index.json").read_text())
+    assert {entry["status"] for entry in index["figures"].values()} == {"drawn"}
+    assert index["paper"]["12"] == {**index["paper"]["12"], "status": "drawn", "files": ["latency.png", "latency.pdf"]}
+
+
+def test_bars_are_judged_by_these_rows(data: Data) -> None:
+    claims = [claim for claim in load_claims() if claim.experiment == "latency"]
+    runs: list[Run] = [data.runs[0]]
+    lines = report(claims, runs)[0].splitlines()
+    told = {claim.name: line.split("  ")[0] for claim, line in zip(claims, lines, strict=True)}
+    assert told["TTT-Linear prefill B16 T4k"] == "holds" and told["TTT-Linear decode B64"] == "holds"
+    assert told["Transformer decode B64 at 2k, of its floor"] == "fails"
+    assert told["Transformer decode B16 at 8k, of its floor"] == "no rows"
