@@ -16,7 +16,7 @@ PAPER = ["size=1.3b", "optim.train_context=2048", "optim.batch_tokens=524288", "
 
 
 def prepared(*overrides: str) -> Prepared:
-    return prepare(compose_run(overrides))
+    return prepare(compose_run(["data.max_epochs=inf", *overrides]))  # as where no corpus is prepared
 
 
 @pytest.mark.parametrize(("model", "ffn"), [("ttt_linear", 5808), ("ttt_mlp", 5248)])
