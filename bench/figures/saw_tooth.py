@@ -41,13 +41,14 @@ def draw(data: Data) -> Figure:
     for ax in page.axes[len(sizes) :]:
         ax.set_axis_off()
     for ax, size in zip(page.axes, sizes, strict=False):
-        for (series, phases), part in groups(table[table["size"] == size], ["series", "phases"]):
+        mine = table[table["size"] == size]
+        for (series, phases), part in groups(mine, ["series", "phases"]):
             look = look_of(series, variant=list(PHASES).index(phases))
             line = Line(replace(look, label=f"{look.label}, {PHASES[phases]}", hollow=phases == "spread"), part)
             drawn[line.look.label] = line
             curves.append(time_curve(line, "slot", lambda seconds, _: 1e3 * seconds))
             panels.draw_bars(ax, curves[-1])
-        batch, context = int(table.batch.iloc[0]), panels.tokens_label(float(table.context.iloc[0]))
+        batch, context = int(mine.batch.iloc[0]), panels.tokens_label(float(mine.context.iloc[0]))
         ax.set_title(f"{size}, batch {batch}, depth {context}", loc="left")
         ax.set_ylim(bottom=0)
         ax.set_xlabel("position in the mini-batch, counted from 0")
