@@ -61,7 +61,7 @@ def micro_run(folder: Path, experiment: str, *overrides: str) -> RunConfig:
     corpus = folder / "corpus"
     if not corpus.exists():
         write_corpus(corpus)
-    data = [f"data.path={corpus}", "data.train=[train.txt]", "data.heldout=[long.txt,short.txt]"]
+    data = [f"data.path={corpus}", "data.max_epochs=inf", "data.train=[train.txt]", "data.heldout=[long.txt,short.txt]"]
     data.append(f"data.cache={folder / 'cache'}")
     optim = ["optim=tiny", "optim.batch_tokens=64", "optim.train_context=32"]
     budget = ["budget=tiny_1", f"budget.flops={BUDGET}"]

@@ -128,6 +128,7 @@ def test_ctrl_c_leaves_a_clean_terminal(kind: str, tmp_path: Path) -> None:
         "optim=tiny",
         "budget=tiny_1",
         "budget.flops=1e12",
+        "data.max_epochs=inf",
         f"results={tmp_path / 'runs'}",
     ]
     command = ["-m", "bench", *words] if kind == "a run" else ["-c", TIER, pickled(tmp_path, [run])]
