@@ -182,6 +182,14 @@ def _begin(folder: Path, manifest: Manifest, config: Mapping[str, Any]) -> Recor
     return Recorder(folder, manifest)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Waits until no other process holds the lock file, and holds it; a lock dies with its process, kill -9 included."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all: temporary name, then rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

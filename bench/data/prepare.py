@@ -4,7 +4,6 @@ First the held-out documents, so that the sentences which training documents sha
 validation and training. Two calls never make the same corpus: the second waits, and finds it.
 """
 
-import fcntl
 import json
 import multiprocessing
 import os
@@ -12,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from bench.data.shards import Shard, write_shard
 from bench.data.sources import SPLITS, fingerprint, hash_of_text, read
 from bench.data.text import Text
 from bench.data.tokenizer import Tokenizer, get_tokenizer, trained_vocab
-from bench.results import write_atomic
+from bench.results import locked, write_atomic
 
 # A shard ends with the document that makes it so many characters long.
 SHARD_CHARACTERS = 8_000_000
@@ -66,7 +65,7 @@ def prepare(data: DataConfig, *, processes: int | None = None, progress: Progres
     """
     folder = folder_of(data)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder / ".lock"):
         if not (folder / INDEX).exists():
             in_a_worker = multiprocessing.current_process().daemon  # which may have no processes of its own
             _make(data, folder, 1 if in_a_worker else processes or os.cpu_count() or 1, progress)
@@ -205,11 +204,3 @@ def _write(
     stem: Path, texts: list[Text], tokenizer: str, trained: Path | None, known: UInt64[np.ndarray, " N"] | None
 ) -> Shard:
     return write_shard(stem, texts, _tokenizer(tokenizer, trained), known)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Waits until no other process holds the folder; a lock dies with its process, kill -9 included."""
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -19,7 +19,7 @@ import wandb
 from wandb.errors import UsageError
 
 from bench.config import TrackingConfig
-from bench.results import Run, read_run
+from bench.results import Run, locked, read_run
 from bench.tracking.names import Point, configuration, ending, points, summary, table, tags
 
 AWAY = 3
@@ -153,7 +153,10 @@ def main() -> int:
     """The command line."""
     folder, tracking = Path(sys.argv[1]), TrackingConfig(**json.loads(sys.argv[2]))
     os.nice(10)  # what is measured comes first
-    return log_run(folder, tracking) if (folder / "run.json").exists() else log_figures(folder, tracking)
+    local = Path(tracking.dir) / "wandb"
+    local.mkdir(parents=True, exist_ok=True)
+    with locked(local / f".{folder.name}.lock"):  # what logged an interrupted attempt may not have ended yet
+        return log_run(folder, tracking) if (folder / "run.json").exists() else log_figures(folder, tracking)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ from typing import IO
 from bench.config import ConfigError, TrackingConfig
 from bench.results import ROOT
 
+# The thread that waits for a process which was left to itself.
+LEFT = "left tracking"
+
 
 def check(tracking: TrackingConfig) -> None:
     """Raises ConfigError where W&B is asked for and not installed."""
@@ -62,7 +65,9 @@ class _Process:
         """Tells it that there is no more to come, and goes on."""
         self.stdin.close()
         self.errors.close()
-        threading.Thread(target=self.process.wait, daemon=True).start()  # where this process lives on, its end is noticed
+        threading.Thread(
+            target=self.process.wait, name=LEFT, daemon=True
+        ).start()  # where this process lives on, its end is noticed
 
     def end(self, limit_s: float) -> str:
         """Tells it that there is no more to come, and waits; what went wrong, empty where it logged as was asked."""

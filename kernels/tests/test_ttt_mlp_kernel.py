@@ -58,8 +58,12 @@ def prefill(module: object, x: list[Tensor], state: InnerState, start: int, end:
     return out
 
 
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return ((found.double() - expected).norm() / expected.norm()).item()
+
+
 def assert_near(found: Tensor, expected: Tensor, name: str, bound: float = 1e-5) -> None:
-    error = (found.double() - expected).norm() / expected.norm()
+    error = relative_error(found, expected)
     assert error <= bound, f"{name}: relative error {error:.1e}"
 
 
@@ -82,16 +86,20 @@ def assert_same_state(found: InnerState, expected: InnerState) -> None:
     ids=str,
 )
 def test_output_and_gradients(length: int, mini_batch: int, width: int) -> None:
+    """In float32 as near as 1e-5, or as near as the reference in float32: dtau of one token is one sum that nearly cancels."""
     case = Case(length, mini_batch, heads=2 if width == 16 else 1, width=width)
-    expected, found = ([x.requires_grad_() for x in tensors] for tensors in (case.tensors, case.single()))
+    everything = (case.tensors, case.single(), case.single())
+    expected, found, yardstick = ([x.requires_grad_() for x in tensors] for tensors in everything)
     out, truth = run(kernel, found), run(reference, expected)
     assert_near(out, truth, "out")
     truth.backward(case.dout)
     out.backward(case.dout.float())
-    for name, a, b in zip(NAMES, found, expected, strict=True):
+    run(reference, yardstick).backward(case.dout.float())
+    for name, a, b, rounded in zip(NAMES, found, expected, yardstick, strict=True):
         assert a.grad is not None
         assert b.grad is not None
-        assert_near(a.grad, b.grad, name)
+        assert rounded.grad is not None
+        assert_near(a.grad, b.grad, name, max(1e-5, 1.5 * relative_error(rounded.grad, b.grad)))
 
 
 @pytest.mark.parametrize("rate", [1e-4, 0.3])
