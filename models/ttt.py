@@ -23,7 +23,7 @@ from kernels.ttt.flops import token_flops
 from kernels.ttt.reference import inner_loss
 from models import cost
 from models.cost import Convention, Cost, Phase, sequence_cost
-from models.layers import CausalConv, linear, rope_tables, rotate
+from models.layers import CausalConv, Rope, linear, rotate
 from models.mixer import Mixer, Size, state_bytes
 
 OPS = {"linear": ttt_linear.OP, "mlp": ttt_mlp.OP}
@@ -56,7 +56,8 @@ class TTT(Mixer):
         super().__init__()
         width, heads, head_dim = size.width, size.heads, size.head_dim
         self.op, self.heads, self.head_dim, self.base_lr = OPS[inner].load(impl), heads, head_dim, base_lr
-        self.inner, self.mini_batch, self.rope_theta, self.eps = inner, mini_batch, rope_theta, eps
+        self.inner, self.mini_batch, self.eps = inner, mini_batch, eps
+        self.rope = Rope(head_dim, rope_theta, mini_batch)
         self.q, self.v, self.o = (linear(width, width) for _ in range(3))
         self.is_gated = backbone == "mamba"
         if self.is_gated:
@@ -107,7 +108,7 @@ class TTT(Mixer):
         else:
             k = self.k(x)
         q, k, v = (y.unflatten(-1, (self.heads, self.head_dim)) for y in (q, k, self.v(x)))
-        tables = rope_tables(position % self.mini_batch, self.head_dim, self.rope_theta, x.dtype)
+        tables = self.rope(position % self.mini_batch, x.dtype)
         rho = (self.lr_scale if self.training else 1.0) * self.base_lr / self.head_dim
         return rotate(q, tables), rotate(k, tables), v, rho * torch.sigmoid(x @ self.lr_weight.to(x.dtype).T + self.lr_bias)
 
