@@ -93,16 +93,23 @@ class TTT(Mixer):
         return LayerNorm(self.norm_weight, self.norm_bias, self.eps)
 
     def views(
-        self, x: Float[Tensor, "B T D"], position: Int[Tensor, "*B T"], past: Float[Tensor, "B S D"] | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        position: Int[Tensor, "*B T"],
+        past: Float[Tensor, "B S D"] | None = None,
+        begins: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """q, k, v [B, T, H, F] and the gate rho [B, T, H] of tokens at ``position``; ``past`` is advanced in place.
+
+        begins: they are the first tokens, so that ``past`` is not read.
 
         rho is in the dtype of the bias of the gate, the others in that of x.
         """
         q = self.q(x)
         if self.is_gated:
             shared = q
-            q, k = self.conv_q(shared, past), self.conv_k(shared, past)
+            before = None if begins else past
+            q, k = self.conv_q(shared, before), self.conv_k(shared, before)
             if past is not None:
                 advance(past, shared)
         else:
@@ -134,19 +141,20 @@ class TTT(Mixer):
 
     @torch.no_grad()
     def begin(self, x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
-        return self._prefill(x, torch.arange(x.shape[1], device=x.device), state)
+        position = torch.arange(x.shape[1], device=x.device)
+        return self._prefill(self.views(x, position, state.past), x, state)
 
     @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
-        return self._prefill(x, state.inner.position[:, None] + torch.arange(x.shape[1], device=x.device), state)
+        position = state.inner.position[:, None] + torch.arange(x.shape[1], device=x.device)
+        return self._prefill(self.views(x, position, state.past, begins=False), x, state)
 
-    def _prefill(self, x: Float[Tensor, "B T D"], position: Int[Tensor, "*B T"], state: TTTState) -> Float[Tensor, "B T D"]:
-        views = self.views(x, position, state.past)
+    def _prefill(self, views: tuple[Tensor, ...], x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
         return self._output(self.op.prefill(*views, self.token_rates(), self.norm, state.inner), x)
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"], state: TTTState) -> Float[Tensor, "B D"]:
-        views = (y[:, 0] for y in self.views(x[:, None], state.inner.position[:, None], state.past))
+        views = (y[:, 0] for y in self.views(x[:, None], state.inner.position[:, None], state.past, begins=False))
         return self._output(self.op.step(*views, self.token_rates(), self.norm, state.inner), x)
 
     @torch.no_grad()
