@@ -115,7 +115,7 @@ def kernel_seconds(call: Callable[[], object], device: torch.device, repeats: in
     their times add up to more than the call takes.
     """
     torch.cuda.synchronize(device)
-    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiled:
         for _ in range(repeats):
             call()
         torch.cuda.synchronize(device)

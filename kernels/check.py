@@ -2,7 +2,8 @@
 
 *Oracle*: the definition in float64 on the same, rounded inputs. *Yardstick*: the definition in float32, with only the
 operands of matrix products rounded to the inputs' dtype, or, where there is a backward pass, to bfloat16: float16 has not
-the range of gradients. Errors are relative in the Frobenius norm. In 16 bits an implementation of ours may have FACTOR times
+the range of gradients. Errors are relative in the Frobenius norm
+(``Problem.norm_of``). In 16 bits an implementation of ours may have FACTOR times
 the yardstick's error, and OUTPUT or OTHER at most; in float32 EXACT. Two runs must agree bit for bit, and what
 ``torch.empty`` gives is NaN meanwhile, so that a value that was never written is seen.
 
@@ -227,7 +228,7 @@ class Trial:
         except Exception as error:
             raise Broken(f"{type(error).__name__}: {error}") from error
         truth, yardstick = self._expected(impl, mode)
-        errors = tuple(self._error(name, found[name], truth[name], yardstick, about) for name in found)
+        errors = tuple(self._error(name, found[name], truth, yardstick, about) for name in found)
         repeats = all(_same(found[name], again[name]) for name in found)
         return Verdict(errors, repeats, about.is_ours, first_s)
 
@@ -256,15 +257,16 @@ class Trial:
         case = self.case if dtype is None else replace(self.case, dtype=dtype)
         return Runner(whole.problem, case, inputs, upstream, torch.arange(len(whole.heads), device=self.device))
 
-    def _error(self, name: str, found: Tensor, truth: Tensor, yardstick: Inputs, about: Impl) -> Error:
-        measure = relative_error(yardstick[name], truth) if yardstick else math.nan
+    def _error(self, name: str, found: Tensor, truth: Inputs, yardstick: Inputs, about: Impl) -> Error:
+        norm = self.op.problem.norm_of(name, truth, self._few(None).inputs)
+        measure = relative_error(yardstick[name], truth[name], norm) if yardstick else math.nan
         if not about.is_ours:
             bound = FOREIGN
         elif yardstick:
             bound = min(OUTPUT if name.startswith("output") else OTHER, max(FACTOR * measure, ROUNDING))
         else:
             bound = EXACT
-        return Error(name, relative_error(found, truth), measure, bound)
+        return Error(name, relative_error(found, truth[name], norm), measure, bound)
 
 
 def _seen(problem: Stepping, state: Any) -> Inputs:
@@ -272,10 +274,10 @@ def _seen(problem: Stepping, state: Any) -> Inputs:
     return {f"state_{name}": tensor[:, None] for name, tensor in problem.visible(state).items()}
 
 
-def relative_error(found: Tensor, truth: Tensor) -> float:
-    """|found - truth| / |truth| in the Frobenius norm, in float64; of a truth that is zero, 0 or infinity; inf for NaN."""
+def relative_error(found: Tensor, truth: Tensor, norm: float | None = None) -> float:
+    """|found - truth| / norm, |truth| if not given, Frobenius, in float64; where that is zero, 0 or infinity; inf for NaN."""
     wide = truth.double()
-    error, norm = (found.double() - wide).norm().item(), wide.norm().item()
+    error, norm = (found.double() - wide).norm().item(), wide.norm().item() if norm is None else norm
     if not math.isfinite(error):
         return math.inf
     return error / norm if norm else 0.0 if error == 0 else math.inf

@@ -163,7 +163,7 @@ def _backward(
     )  # fmt: skip
     grad.reverse[(batch * heads,)](
         k, v, rho, tau, gamma, beta, d, g, zh, stats, m, mb, dz, dv, dwc, dbc, dw, db, dgamma_inner, dbeta_inner, *where,
-        BC=tiles.BC, STAGES=2, **size, **modes, num_warps=4,
+        BC=tiles.BC, STAGES=1 if q.itemsize == 4 and tiles.BF > 64 else 2, **size, **modes, num_warps=4,
     )  # fmt: skip
     grad.keys[grid](k, rho, tau, d, wc, dz, dv, dwc, dbc, dk, drho, dtau_last, *where, **size, **modes, num_warps=4)
     slots, last = dtau.sum((0, 1, 2))

@@ -118,7 +118,7 @@ class Backward:
         replayed = (*scratch.replayed, *where)
         launch = {"EPS": self.eps, "BC": self.tiles.BC, **sizes(self.tiles), **modes(q), "num_warps": warps(self.tiles)}
         if self.tiles.F in IN_REGISTERS:
-            grad.replay[grid](k, v, rho, tau, *self.norm, *self.kept, *replayed, **launch, num_stages=2)
+            grad.replay[grid](k, v, rho, tau, *self.norm, *self.kept, *replayed, **launch, num_stages=1)
         else:
             w1, w2, b1, _, z2 = self.kept
             pad = padding(self.tiles)
@@ -155,7 +155,8 @@ class Backward:
         grad.keys[self._grid(panel)](
             k, v, rho, tau, *self.norm, self.kept[0], d1, zh, panel.scratch.queried[0], *panel.scratch.reversed,
             dk, dv, drho, dtau_last, *self.dnorm, *self._where(panel),
-            **padding(self.tiles), **sizes(self.tiles), **self._modes, num_warps=self._warps, num_stages=2,
+            **padding(self.tiles), **sizes(self.tiles), **self._modes, num_warps=self._warps,
+            num_stages=1,  # two are slower, and Triton 3.6 then reads beyond its shared memory where the head dim is 32
         )  # fmt: skip
 
     def _grid(self, panel: Panel) -> tuple[int]:
@@ -168,10 +169,10 @@ class Backward:
 
     @property
     def _tiling(self) -> dict[str, int]:
-        """Of ``queries``: 16 hidden units a warp; float32 in small tiles, of which shared memory holds enough."""
+        """Of ``queries``: at head dim 64 two programs of small tiles share a multiprocessor; float32 has one load under way."""
         if self.views[0].dtype == torch.float32:
             return {"BN": 32, "num_warps": self._warps, "num_stages": 1}
-        return {"BN": 128 if self.tiles.F == 64 else 64, "num_warps": warps(self.tiles), "num_stages": 2}
+        return {"BN": 32 if self.tiles.F == 64 else 64, "num_warps": self._warps, "num_stages": 2}
 
     @property
     def _warps(self) -> int:
