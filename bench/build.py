@@ -59,11 +59,11 @@ class Prepared:
         """How the budget is spent.
 
         Raises:
-            BudgetError: it cannot be met within match.tolerance, or goes through its text more than data.max_epochs times.
+            BudgetError: it cannot be met within match.tolerance, or as ``check``.
         """
         made = self.unchecked_plan
         made.check(self.run.match.tolerance)
-        self.check_epochs()
+        self.check()
         return made
 
     @cached_property
@@ -91,12 +91,18 @@ class Prepared:
         """How many times the training goes through its text; None where that is not prepared."""
         return None if self.corpus is None else self.unchecked_plan.tokens / self.corpus.train_tokens
 
-    def check_epochs(self) -> None:
-        """Raises BudgetError where the training is known to go through its text more than data.max_epochs times."""
-        run, epochs = self.run, self.epochs
+    def check(self) -> None:
+        """Raises BudgetError where the training has fewer than budget.min_steps, or is known to go through its text too often."""
+        run, epochs, made = self.run, self.epochs, self.unchecked_plan
+        what = f"{run.model.name}, size={run.size.name}, budget={run.budget.name}"
+        if made.steps < run.budget.min_steps:
+            raise BudgetError(
+                f"{what}, optim={run.optim.name}: {made.steps:,} steps are fewer than budget.min_steps={run.budget.min_steps}; "
+                "choose a larger budget, or a smaller size, optim.batch_tokens or optim.train_context, or lower budget.min_steps"
+            )
         if epochs is not None and epochs > run.data.max_epochs:
             raise BudgetError(
-                f"{run.model.name}, size={run.size.name}, budget={run.budget.name}: {self.unchecked_plan.tokens:,} tokens are "
+                f"{what}: {made.tokens:,} tokens are "
                 f"{epochs:.1f} epochs of data={run.data.name}, more than data.max_epochs={run.data.max_epochs:g}; "
                 "choose a smaller budget, add files to data.train, or raise data.max_epochs"
             )

@@ -74,11 +74,15 @@ class MatchConfig:
 
 @dataclass(kw_only=True)
 class BudgetConfig:
-    """conf/budget: total training FLOPs, or the tokens that the reference model sees; one of the two."""
+    """conf/budget: total training FLOPs, or the tokens that the reference model sees; one of the two.
+
+    min_steps: a training of fewer steps, all its stages together, is refused: it shows little but its warm-up.
+    """
 
     name: str = MISSING
     flops: float | None = None
     tokens: int | None = None
+    min_steps: int = 0
 
 
 @dataclass(kw_only=True)
@@ -229,7 +233,7 @@ UNRECORDED = ("results", "refresh", "tracking", "max_minutes")
 VOLATILE = (
     *(*UNRECORDED, "device.workers", "device.flop_rate", "device.peak_rate"),
     *("train", "optim.searched", "optim.lr_source", "experiment.modelless", "experiment.extra"),
-    *("data.max_overlap", "data.max_epochs", "data.cache"),
+    *("data.max_overlap", "data.max_epochs", "data.cache", "budget.min_steps"),
 )
 # What counts only where it is set, so that what was measured before it could be is still known.
 OPTIONAL_DATA = ("column", "validation", "validation_share", "take", "hub", "content")

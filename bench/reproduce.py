@@ -60,11 +60,11 @@ def _status(run: RunConfig) -> str:
     return "interrupted" if manifest.status == "running" else manifest.status
 
 
-def check_epochs(cells: Sequence[Cell]) -> None:
-    """Raises BudgetError where a cell that is to train would go through its text more often than it may."""
+def check_trainings(cells: Sequence[Cell]) -> None:
+    """Raises BudgetError where a cell that is to train would make too few steps, or go through its text too often."""
     for cell in cells:
         if cell.run.experiment.trains and not cell.is_settled:
-            prepare(cell.run).check_epochs()
+            prepare(cell.run).check()
 
 
 def prepare_data(cells: Sequence[Cell]) -> None:
@@ -145,7 +145,7 @@ def main() -> int:
         workers = max(run.device.workers for run in tier.runs)
         if words.verb == "run":
             prepare_data(cells)
-        check_epochs(cells)
+        check_trainings(cells)
         if words.verb == "plan":
             print(plan_text(cells, workers))
             return 0
