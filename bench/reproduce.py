@@ -17,6 +17,7 @@ from bench.data.prepare import prepare as prepare_corpus
 from bench.display import shown
 from bench.errors import EXPECTED
 from bench.forecast import Forecast, forecast
+from bench.hardware import NoDevice, device_name
 from bench.pool import Pool
 from bench.progress import Board, Job, label_of, seconds_together
 from bench.results import FAILURES, PUBLISHED, SETTLED, hash_of_sources, open_run, read_runs
@@ -52,7 +53,10 @@ def survey(tier: Tier) -> list[Cell]:
 
 
 def _status(run: RunConfig) -> str:
-    manifest = find(run)
+    try:
+        manifest = find(run)
+    except NoDevice:  # a plan needs none
+        return "no device"
     if manifest is None:
         return "to do"
     if manifest.status in SETTLED:
@@ -144,6 +148,8 @@ def main() -> int:
         cells = survey(tier)
         workers = max(run.device.workers for run in tier.runs)
         if words.verb == "run":
+            for kind in {run.device.type for run in tier.runs}:
+                device_name(kind)  # before anything is prepared
             prepare_data(cells)
         check_trainings(cells)
         if words.verb == "plan":

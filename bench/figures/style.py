@@ -87,6 +87,7 @@ _KNOWN = {
     "ttt_mlp": Look("TTT-MLP", "#D55E00", "s", 1),
     "transformer": Look("Transformer", "#000000", "^", 2),
     "mamba": Look("Mamba", "#009E73", "D", 3),
+    "transformer_finetune": Look("Transformer finetune", "#7A7A7A", "<", 2),
     "mamba2": Look("Mamba-2", "#CC79A7", "v", 4),
 }
 _OTHER_COLOURS, _OTHER_MARKERS = ("#E69F00", "#56B4E9", "#7A5230", "#882255"), ("P", "X", "p", "h", "*")
