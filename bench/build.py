@@ -117,13 +117,14 @@ class Prepared:
         return None if self.corpus is None else self.unchecked_plan.tokens / self.corpus.train_tokens
 
     def check(self) -> None:
-        """Raises BudgetError where the training has fewer than budget.min_steps, or is known to go through its text too often."""
+        """Raises BudgetError where the training has too few steps, or is known to go through its text too often."""
         run, epochs, made = self.run, self.epochs, self.unchecked_plan
         what = f"{run.model.name}, size={run.size.name}, budget={run.budget.name}"
         if made.all_steps < run.budget.min_steps:
             raise BudgetError(
-                f"{what}, optim={run.optim.name}: {made.all_steps:,} steps are fewer than budget.min_steps={run.budget.min_steps}; "
-                "choose a larger budget, or a smaller size, optim.batch_tokens or optim.train_context, or lower budget.min_steps"
+                f"{what}, optim={run.optim.name}: {made.all_steps:,} steps are fewer than "
+                f"budget.min_steps={run.budget.min_steps}; choose a larger budget, or a smaller size, optim.batch_tokens or "
+                "optim.train_context, or lower budget.min_steps"
             )
         if epochs is not None and epochs > run.data.max_epochs:
             raise BudgetError(
