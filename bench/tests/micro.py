@@ -70,5 +70,5 @@ def micro_run(folder: Path, experiment: str, *overrides: str) -> RunConfig:
     optim = ["optim=tiny", "optim.batch_tokens=64", "optim.train_context=32"]
     budget = ["budget=tiny_1", f"budget.flops={BUDGET}"]
     small = [f"experiment={experiment}", *SMALL.get(experiment, []), "size=tiny", f"results={folder / 'runs'}"]
-    first = FIRST if "model=transformer_finetune" in overrides else []
+    first = FIRST if "model=finetune/transformer" in overrides else []
     return compose_run([*small, *data, *optim, *budget, *overrides, *first])

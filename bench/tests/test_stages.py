@@ -15,7 +15,7 @@ from bench.run import describe, execute
 from bench.tests.micro import BUDGET, micro_run
 from bench.train import load
 
-FINETUNE = "model=transformer_finetune"
+FINETUNE = "model=finetune/transformer"
 
 
 @pytest.mark.parametrize("method", ["budget", "tokens"])
