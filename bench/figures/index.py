@@ -94,7 +94,10 @@ def figures_of(runs: Sequence[RunConfig]) -> Mapping[str, Module]:
     tried = {(*_model_of(run), run.optim.lr) for run in trained}
     is_search = len(tried) > len({place[:-1] for place in tried})
     is_ablation = any(run.model.name == TABLE_1[0].series for run in trained)
-    of_losses = SEARCH_FIGURES if is_search else ABLATION_FIGURES if is_ablation else {**FIGURES, **_studies(trained)}
+    of_losses = SEARCH_FIGURES if is_search else {**FIGURES, **_studies(trained)}
+    if is_ablation:  # of one budget alone, so many models are a table, not a curve
+        one = {"fairness_card": FIGURES["fairness_card"]}
+        of_losses = {**(of_losses if len({run.budget.name for run in trained}) > 1 else one), **ABLATION_FIGURES}
     every = {**of_losses, **KERNEL_FIGURES, **LATENCY_FIGURES, **RECALL_FIGURES}
     return {name: module for name, module in every.items() if measured.issuperset(module.EXPERIMENTS)}
 

@@ -28,13 +28,17 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model's fit; ``flops``: its budgets; n clusters of ``unit`` and the seeds' ``spread`` stand behind its resamples."""
+    """A model's fit; ``flops``: its budgets; n clusters of ``unit`` stand behind its resamples.
+
+    misfit: the largest distance of a measured loss from the curve, nat/token.
+    """
 
     line: Line
     flops: Array
     fit: Fit
     n: int
     unit: Unit
+    misfit: float
 
     @property
     def label(self) -> str:
@@ -101,7 +105,9 @@ def _fitted(line: Line, spread: Spread | None, number: int) -> Fitted:
         drawn = np.random.default_rng([1, number]).standard_t(spread.freedom, means[:, 1:].shape)
         means[:, 1:] += share[:, None] * drawn
     flops = np.array([flops for flops, _ in cells])
-    return Fitted(line, flops, fitted(flops, means), n, unit)
+    fit = fitted(flops, means)
+    misfit = max(abs(fit.losses(c)[0] - loss) for c, loss in zip(flops, means[:, 0], strict=True))
+    return Fitted(line, flops, fit, n, unit, float(misfit))
 
 
 def gains_of(each: Sequence[Fitted]) -> Iterator[Gain]:
@@ -125,7 +131,7 @@ def draw(data: Data) -> Sheet:
     if table.empty:
         return panels.empty(TITLE, "train", footer.alarms(data, table, EXPERIMENTS))
     found, lacking = fits(table)
-    page = Page(TITLE, Layout((1.0, 0.75), rows=max(1, len(found)), gap_in=2.3))
+    page = Page(TITLE, Layout((1.0, 0.75), rows=max(1, len(found)), gap_in=2.3, axis_in=0.66))
     said: list[str] = []
     for number, each in enumerate(found):
         said += _row(page.axes[2 * number], page.axes[2 * number + 1], each)
@@ -178,7 +184,12 @@ def _forest(ax: Axes, pairs: Sequence[Gain]) -> list[str]:
     ax.set_yticks(range(len(shown)), [f"{one.first.label} / {one.second.label}" for one in shown])
     ax.set_ylim(len(shown) - 0.5, -0.5)
     ends = [end for one in shown for end in (one.times.low, one.times.high, one.times.value, 1.0) if 0 < end < math.inf]
-    ax.set_xlim(min(ends) / 1.1, max(ends) * 1.1)
+    low, high = min(ends) / 1.2, max(ends) * 1.2
+    ax.set_xlim(low, high)
+    if high > 4 * low:
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
     ax.set_xlabel("FLOPs / FLOPs for the same loss\n(below 1: the first needs less)")
     return [one.sentence for one in pairs]
 
@@ -190,6 +201,11 @@ def _about(found: Sequence[Sequence[Fitted]], table: pd.DataFrame) -> str:
         line = f"Lines: L = a + b C^−α from {FREE} budgets on, else a = 0 ({footer.count_of(counts, 'budget')})."
     first = found[0][0]
     several = table.groupby(["series", "size", "budget_flops"]).seed.nunique().max() > 1
-    of_seeds = "and moved by the seeds' error" if several else "; nothing was trained twice, so another seed may say otherwise"
-    sure = f"{LEVEL:.0%} bootstrap over {first.n} {first.unit}, the same for every model" if first.n >= MIN_CLUSTERS else "none"
-    return f"{line} Intervals: {sure} {of_seeds}; {footer.seeds(table)}. The size may grow with the budget."
+    of_seeds = ", moved by the error of the seeds" if several else "; nothing was trained twice: another seed may say otherwise"
+    counted = footer.count_of([first.n], first.unit[:-1])
+    sure = f"{100 * LEVEL:.3g} % bootstrap over {counted}, the same for every model" if first.n >= MIN_CLUSTERS else "none"
+    worst = max(one.misfit for each in found for one in each)
+    return (
+        f"{line} Intervals: {sure}{of_seeds} ({footer.seeds(table)}). They do not cover that the true curve has another form: "
+        f"a point is off its line by {digits(worst, 2)} nat/token at most. The size may grow with the budget."
+    )
