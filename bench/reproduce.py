@@ -83,11 +83,13 @@ def prepare_data(cells: Sequence[Cell]) -> None:
 def plan_text(cells: Sequence[Cell], workers: int) -> str:
     """The table of ``plan``: cell, device, minutes, FLOPs, how it stands; then what is left in all."""
     width = max(len(cell.job.label) for cell in cells)
-    lines = [f"{'cell':{width}}  {'device':8}  {'minutes':>8}  {'FLOPs':>9}  status"]
+    lines = [f"{'cell':{width}}  {'trained at':10}  {'device':8}  {'minutes':>8}  {'FLOPs':>9}  status"]
     for cell in cells:
         guess = " " if cell.forecast.is_measured else "~"
         minutes = f"{guess}{cell.forecast.seconds / 60:.2f}"
-        facts = f"{cell.run.device.name:8}  {minutes:>8}  {cell.forecast.flops:9.2e}  {cell.status}"
+        facts = (
+            f"{_trained_at(cell.run):>10}  {cell.run.device.name:8}  {minutes:>8}  {cell.forecast.flops:9.2e}  {cell.status}"
+        )
         lines.append(f"{cell.job.label:{width}}  {facts}")
     left = [cell for cell in cells if not cell.is_settled]
     seconds = seconds_together([cell.job for cell in left], workers)
@@ -103,6 +105,13 @@ def plan_text(cells: Sequence[Cell], workers: int) -> str:
         for name in sorted(missing)
     ]
     return "\n".join(lines)
+
+
+def _trained_at(run: RunConfig) -> str:
+    """The training context, and the inner mini-batch of a TTT layer."""
+    if run.experiment.modelless or not (run.experiment.trains or run.experiment.trained):
+        return f"b{run.model.mini_batch}" if run.model.mini_batch and not run.experiment.modelless else ""
+    return f"{run.optim.train_context}" + (f" b{run.model.mini_batch}" if run.model.mini_batch else "")
 
 
 def run_tier(cells: Sequence[Cell], workers: int) -> dict[str, str]:

@@ -37,7 +37,7 @@ def draw(data: Data) -> Sheet:
         return panels.empty(TITLE, "train", alarms)
     cells = [line for _, part in groups(table, perplexity_vs_flops.SAME_TASK) for line in _lines(part)]
     captions = [
-        f"Perplexity of held-out text, {footer.seeds(table)}. Change: to the row above, which it adds to; of nll paired, nat/token.",
+        f"Perplexity of held-out text, {footer.seeds(table)}. Change: to the row above; of nll paired, nat/token.",
         "The third row is the second by the paper's theorem 1, and one run here (models/tests/test_ablation.py shows it).",
         "The paper's: 125M, the Pile, context 2k.",
         *footer.published(table),

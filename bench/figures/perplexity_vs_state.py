@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter
 
 from bench.figures import footer, panels, perplexity_vs_flops
 from bench.figures.data import Data
@@ -41,12 +41,7 @@ def draw(data: Data) -> Sheet:
             curves.append(_curve(line, states))
             panels.draw_bars(ax, curves[-1])
             panels.draw_dots(ax, curves[-1], panels.SEED)
-        ax.set_xscale("log")
-        low, high = ax.get_xlim()
-        ax.set_xlim(low / 1.3, high * 1.3)
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_locator(LogLocator(10, subs=(1.0,) if high > 30 * low else (1.0, 2.0, 5.0), numticks=20))
-        ax.xaxis.set_major_formatter(EngFormatter(unit="B", sep=""))
+        panels.cost_axis(ax, EngFormatter(unit="B", sep=""))
         ax.set_xlabel("state of one sequence at the training context")
     page.axes[0].set_ylabel("perplexity per token")
     caption = f"State: counted, all layers, 1 kB = 1,000 B. Perplexity of held-out text, {footer.seeds(table)}."
