@@ -87,10 +87,8 @@ def plan_text(cells: Sequence[Cell], workers: int) -> str:
     for cell in cells:
         guess = " " if cell.forecast.is_measured else "~"
         minutes = f"{guess}{cell.forecast.seconds / 60:.2f}"
-        facts = (
-            f"{_trained_at(cell.run):>10}  {cell.run.device.name:8}  {minutes:>8}  {cell.forecast.flops:9.2e}  {cell.status}"
-        )
-        lines.append(f"{cell.job.label:{width}}  {facts}")
+        facts = f"{cell.run.device.name:8}  {minutes:>8}  {cell.forecast.flops:9.2e}  {cell.status}"
+        lines.append(f"{cell.job.label:{width}}  {_trained_at(cell.run):>10}  {facts}")
     left = [cell for cell in cells if not cell.is_settled]
     seconds = seconds_together([cell.job for cell in left], workers)
     lines.append(

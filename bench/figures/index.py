@@ -82,7 +82,7 @@ EXPECTED: Mapping[str, Callable[[Data], Sequence[str]]] = {
     "inner_loss": inner_loss.expected_of,
     "saw_tooth": saw_tooth.expected_of,
     "kernel_speed": lambda _: (),
-    "ablation": lambda _: tuple(row.series for row in TABLE_1),
+    "ablation": lambda _: (),  # the table itself says which rows it lacks
     "mini_batch": lambda _: (),
 }
 

@@ -21,7 +21,7 @@ def rows(data: Data) -> pd.DataFrame:
 
 
 def _several(table: pd.DataFrame) -> pd.DataFrame:
-    several = table.groupby(["series", "size"]).mini_batch.transform("nunique") > 1
+    several = table.groupby(["series", "size", "budget_flops", "match"], dropna=False).mini_batch.transform("nunique") > 1
     return table[several] if len(table) else table
 
 

@@ -33,7 +33,7 @@ def draw(data: Data) -> Sheet:
         return panels.empty(TITLE, "train", footer.alarms(data, table, EXPERIMENTS))
     cells = groups(table, ["size", "budget_flops"])
     page = Page(TITLE, Layout((1.0,) * len(cells), gap_in=0.85))
-    apart = [name for name in APART if name not in ("train_context", "lr", "size", "budget_flops", "mini_batch")]
+    apart = [name for name in APART if name not in ("train_context", "lr", "size", "budget_flops")]
     curves = []
     for ax, ((size, flops), part) in zip(page.axes, cells, strict=True):
         ax.set_title(f"{size}, {digits(flops)} FLOP", loc="left")

@@ -86,7 +86,7 @@ def fits(table: pd.DataFrame) -> tuple[list[list[Fitted]], list[str]]:
         enough = [line for line in drawn if line.rows.train_flops.nunique() >= LEAST]
         few = {line.look.label: line.rows.train_flops.nunique() for line in drawn if line not in enough}
         if few:
-            named = ", ".join(f"{label} {count}" for label, count in few.items())
+            named = ", ".join(f"{label} ({count})" for label, count in few.items())
             lacking.append(f"Not enough budgets for a fit at context {panels.tokens_label(task[2])} ({LEAST} needed): {named}.")
         if enough:
             found.append([_fitted(line, spread, number) for number, line in enumerate(enough)])

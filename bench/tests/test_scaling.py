@@ -97,7 +97,7 @@ def test_the_figure_says_what_is_not_enough(tmp_path: Path) -> None:
     figure = scaling_fits.draw(Data(tuple(bench.runs), MODELS, "nano"))
     figure.draw_without_rendering()
     text = words(figure)
-    assert "Not enough budgets for a fit at context 512 (3 needed): Mamba 2." in text
+    assert "Not enough budgets for a fit at context 512 (3 needed): Mamba (2)." in text
     assert "TTT-Linear needs" in text and "Mamba needs" not in text
     assert "log loss linear in log FLOPs" in text and "nothing was trained twice" in text
     only = tuple(run for run in bench.runs if run.config["model"]["name"] == "mamba")
