@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import elu, layer_norm
 
 from models import cost
+from models.attention import LONGEST
 from models.cost import Convention, Cost, Phase, sequence_cost
-from models.layers import linear, rope_tables, rotate
+from models.layers import Rope, linear, rotate
 from models.mixer import Mixer, Size, state_bytes
 
 
@@ -45,7 +46,7 @@ class LinearAttention(Mixer):
     ) -> None:
         super().__init__()
         self.heads, self.head_dim, self.form, self.chunk = size.heads, size.head_dim, form, chunk
-        self.rope_theta, self.eps = rope_theta, eps
+        self.rope, self.eps = Rope(size.head_dim, rope_theta, LONGEST), eps
         self.q, self.k, self.v, self.o = (linear(size.width, size.width) for _ in range(4))
         self.post_norm = nn.LayerNorm(size.width, eps=eps)
         if form == "learned_start":
@@ -96,7 +97,7 @@ class LinearAttention(Mixer):
         """q, k and the values that are summed [B, H, T, F], float32 at least."""
         position = start[:, None] + torch.arange(x.shape[1], device=x.device)
         q, k, v = (proj(x).unflatten(-1, (self.heads, self.head_dim)) for proj in (self.q, self.k, self.v))
-        tables = rope_tables(position, self.head_dim, self.rope_theta, x.dtype)
+        tables = self.rope(position, x.dtype)
         wide = torch.promote_types(x.dtype, torch.float32)
         q, k, v = (y.transpose(1, 2).to(wide) for y in (rotate(q, tables), rotate(k, tables), v))
         if self.form == "original":

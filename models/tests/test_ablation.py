@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import elu
 
-from models.layers import rope_tables, rotate
+from models.layers import Rope, rotate
 from models.linear_attention import LinearAttention
 from models.lm import LM
 from models.mixer import Size
@@ -40,7 +40,7 @@ def mixer_of(name: str, **options: Any) -> tuple[Any, Float[Tensor, "B T D"]]:
 
 
 def views(mixer: LinearAttention | TTT, x: Tensor) -> list[Float[Tensor, "B H T F"]]:
-    tables = rope_tables(torch.arange(x.shape[1]), mixer.head_dim, 10_000.0, x.dtype)
+    tables = Rope(mixer.head_dim, 10_000.0, x.shape[1])(torch.arange(x.shape[1]), x.dtype)
     q, k, v = (p(x).unflatten(-1, (mixer.heads, mixer.head_dim)) for p in (mixer.q, mixer.k, mixer.v))
     return [y.transpose(1, 2) for y in (rotate(q, tables), rotate(k, tables), v)]
 
