@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 # make setup EXTRAS=dev,eval: the groups of optional dependencies in pyproject.toml
 EXTRAS ?= core
-# smoke, nano, kernels, train_speed, gpu, small, paper: lists of runs in conf/tier
+# smoke, nano, kernels, train_speed, gpu, small, ablation, paper: lists of runs in conf/tier
 TIER ?= nano
 # SEEDS=2 trains every model twice, instead of once
 SEEDS ?=

@@ -5,7 +5,7 @@ The amount held equal is FLOPs (match=budget) or tokens (every other method); wh
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Count = Callable[[int], int]
 """What one sequence of n tokens amounts to: its training FLOPs, or n itself. Grows with n."""
@@ -20,6 +20,7 @@ class Plan:
     """Realised training: ``steps`` batches of ``rows`` x ``context`` tokens, the last one ``last_rows`` x ``last_length``.
 
     ``target_flops`` is what the comparison holds equal; ``is_matched`` is False where it only holds tokens equal.
+    ``steps_before``: of the stage whose weights this one starts from.
     """
 
     steps: int
@@ -31,6 +32,22 @@ class Plan:
     flops: int
     target_flops: float
     is_matched: bool = True
+    steps_before: int = 0
+
+    def after(self, first: "Plan") -> "Plan":
+        """The plan of a second stage: its own batches; tokens, FLOPs and target of both stages together."""
+        return replace(
+            self,
+            tokens=self.tokens + first.tokens,
+            flops=self.flops + first.flops,
+            target_flops=self.target_flops + first.flops,
+            steps_before=first.steps,
+        )
+
+    @property
+    def all_steps(self) -> int:
+        """Of both stages."""
+        return self.steps_before + self.steps
 
     @property
     def flops_per_token(self) -> float:

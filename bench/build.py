@@ -8,7 +8,7 @@ from typing import cast
 import torch
 
 from bench.budget import BudgetError, Plan, plan, solve_linear
-from bench.config import ModelConfig, RunConfig, SizeConfig
+from bench.config import ModelConfig, RunConfig, SizeConfig, first_training
 from bench.data.corpus import Corpus, find_corpus
 from models.checkpoints.architecture import Architecture
 from models.cost import Convention
@@ -59,27 +59,52 @@ class Prepared:
         """How the budget is spent.
 
         Raises:
-            BudgetError: it cannot be met within match.tolerance, or goes through its text more than data.max_epochs times.
+            BudgetError: it cannot be met within match.tolerance, or as ``check``.
         """
         made = self.unchecked_plan
         made.check(self.run.match.tolerance)
-        self.check_epochs()
+        self.check()
         return made
 
     @cached_property
     def unchecked_plan(self) -> Plan:
         """The same, whatever its mismatch: what a fairness card shows."""
-        run, context = self.run, self.run.optim.train_context
+        run, first = self.run, self.first and self.first.unchecked_plan
         tokens, target = _reference_amounts(run)
         by_flops = run.match.method == "budget"
-        return plan(
+        made = plan(
             self.train_flops,
-            target_flops=target,
-            tokens=None if by_flops else tokens,
+            target_flops=target - (first.flops if first else 0),
+            tokens=None if by_flops else tokens - (first.tokens if first else 0),
             batch_tokens=run.optim.batch_tokens,
-            context=context,
+            context=run.optim.train_context,
             is_matched=run.match.method != "tokens",
         )
+        return made.after(first) if first else made
+
+    @cached_property
+    def first(self) -> "Prepared | None":
+        """The training whose weights this one starts from; None where they are random.
+
+        Raises:
+            BudgetError: match holds equal what two stages cannot share.
+        """
+        run, stage = self.run, self.run.model.first
+        if stage is None:
+            return None
+        if run.match.method not in ("budget", "tokens"):
+            raise BudgetError(
+                f"match={run.match.method} knows no training in two stages, as of {run.model.name}; use match=budget or tokens"
+            )
+        tokens, target = _reference_amounts(run)
+        if run.match.method == "tokens":
+            part = replace(run.budget, tokens=round(tokens / (1 + stage.more_tokens)), flops=None)
+        else:
+            short, long = stage.optim.train_context, run.optim.train_context
+            mine = prepare(first_training(run, stage, run.budget)).train_flops(short) / short
+            more = stage.more_tokens * self.train_flops(long) / long
+            part = replace(run.budget, flops=target * mine / (mine + more), tokens=None)
+        return prepare(first_training(run, stage, part))
 
     @property
     def corpus(self) -> Corpus | None:
@@ -91,12 +116,19 @@ class Prepared:
         """How many times the training goes through its text; None where that is not prepared."""
         return None if self.corpus is None else self.unchecked_plan.tokens / self.corpus.train_tokens
 
-    def check_epochs(self) -> None:
-        """Raises BudgetError where the training is known to go through its text more than data.max_epochs times."""
-        run, epochs = self.run, self.epochs
+    def check(self) -> None:
+        """Raises BudgetError where the training has too few steps, or is known to go through its text too often."""
+        run, epochs, made = self.run, self.epochs, self.unchecked_plan
+        what = f"{run.model.name}, size={run.size.name}, budget={run.budget.name}"
+        if made.all_steps < run.budget.min_steps:
+            raise BudgetError(
+                f"{what}, optim={run.optim.name}: {made.all_steps:,} steps are fewer than "
+                f"budget.min_steps={run.budget.min_steps}; choose a larger budget, or a smaller size, optim.batch_tokens or "
+                "optim.train_context, or lower budget.min_steps"
+            )
         if epochs is not None and epochs > run.data.max_epochs:
             raise BudgetError(
-                f"{run.model.name}, size={run.size.name}, budget={run.budget.name}: {self.unchecked_plan.tokens:,} tokens are "
+                f"{what}: {made.tokens:,} tokens are "
                 f"{epochs:.1f} epochs of data={run.data.name}, more than data.max_epochs={run.data.max_epochs:g}; "
                 "choose a smaller budget, add files to data.train, or raise data.max_epochs"
             )

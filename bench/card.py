@@ -27,7 +27,7 @@ def card_row(prepared: Prepared) -> tuple[str, ...]:
     name = run.model.name + (" (T)" if run.model.name.startswith("ttt") and run.model.backbone == "transformer" else "")
     return (
         *(name, f"{size.layers}", f"{size.ffn}", f"{prepared.parameters:,}", f"{plan.flops_per_token:.4g}", f"{head:.1%}"),
-        *(f"{plan.tokens:,}", "–" if epochs is None else f"{epochs:.2f}", f"{plan.steps:,}", f"{run.optim.lr:g}"),
+        *(f"{plan.tokens:,}", "–" if epochs is None else f"{epochs:.2f}", f"{plan.all_steps:,}", f"{run.optim.lr:g}"),
         *(f"{state:,}", f"{plan.flops:.4g}", f"{plan.mismatch:+.2%}"),
     )
 

@@ -39,7 +39,10 @@ class SizeConfig:
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """conf/model: a layer is a list of residual branches, made ``layers_factor`` times for each layer of the size."""
+    """conf/model: a layer is a list of residual branches, made ``layers_factor`` times for each layer of the size.
+
+    first: what is trained before, and whose weights the training starts from.
+    """
 
     name: str = MISSING
     backbone: str = MISSING
@@ -47,6 +50,7 @@ class ModelConfig:
     impl: str = "reference"
     layers_factor: int = 1
     layer: list[Any] = MISSING
+    first: "FirstConfig | None" = None
 
 
 @dataclass(kw_only=True)
@@ -74,11 +78,15 @@ class MatchConfig:
 
 @dataclass(kw_only=True)
 class BudgetConfig:
-    """conf/budget: total training FLOPs, or the tokens that the reference model sees; one of the two."""
+    """conf/budget: total training FLOPs, or the tokens that the reference model sees; one of the two.
+
+    min_steps: a training of fewer steps, all its stages together, is refused: it shows little but its warm-up.
+    """
 
     name: str = MISSING
     flops: float | None = None
     tokens: int | None = None
+    min_steps: int = 0
 
 
 @dataclass(kw_only=True)
@@ -131,6 +139,19 @@ class OptimConfig:
     clip: float = 1.0
     batch_tokens: int = MISSING
     train_context: int = MISSING
+
+
+@dataclass(kw_only=True)
+class FirstConfig:
+    """The first of two stages: ``model``, with parameters of the same shapes, trained by ``optim``.
+
+    What match holds equal, FLOPs or tokens, is that of both stages together.
+    more_tokens: what the second stage sees, as a share of the tokens of the first.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    more_tokens: float = MISSING
 
 
 @dataclass(kw_only=True)
@@ -229,10 +250,12 @@ UNRECORDED = ("results", "refresh", "tracking", "max_minutes")
 VOLATILE = (
     *(*UNRECORDED, "device.workers", "device.flop_rate", "device.peak_rate"),
     *("train", "optim.searched", "optim.lr_source", "experiment.modelless", "experiment.extra"),
-    *("data.max_overlap", "data.max_epochs", "data.cache"),
+    *("data.max_overlap", "data.max_epochs", "data.cache", "budget.min_steps"),
+    *("model.first.optim.searched", "model.first.optim.lr_source"),
 )
 # What counts only where it is set, so that what was measured before it could be is still known.
 OPTIONAL_DATA = ("column", "validation", "validation_share", "take", "hub", "content")
+OPTIONAL_MODEL = ("model.first", "match.reference.model.first", "model.first.model.first")
 OF_A_MODEL = ("model", "size", "match", "budget", "data", "optim")
 
 
@@ -329,7 +352,9 @@ def identity(run: RunConfig) -> dict[str, Any]:
     """What the hash of a run covers: all of it that decides its numbers."""
     usual = DataConfig()
     unset = [f"data.{key}" for key in OPTIONAL_DATA if getattr(run.data, key) == getattr(usual, key)]
-    return _without((*VOLATILE, *unset, *(OF_A_MODEL if run.experiment.modelless else ())), asdict(run))
+    node = asdict(run)
+    unset += [key for key in OPTIONAL_MODEL if OmegaConf.select(OmegaConf.create(node), key) is None]
+    return _without((*VOLATILE, *unset, *(OF_A_MODEL if run.experiment.modelless else ())), node)
 
 
 def _without(unwanted: Sequence[str], node: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -343,6 +368,13 @@ def training(run: RunConfig) -> RunConfig:
     """The run that trains the model which ``run`` measures."""
     options = yaml.safe_load((CONF / "experiment" / "train.yaml").read_text())
     return replace(deepcopy(run), experiment=ExperimentConfig(**options))
+
+
+def first_training(run: RunConfig, first: FirstConfig, budget: BudgetConfig) -> RunConfig:
+    """The first stage of a training in two, under its part of the budget; no held-out text is read."""
+    found = replace(training(run), model=deepcopy(first.model), optim=deepcopy(first.optim), budget=budget)
+    found.experiment.measure["heldout"] = False
+    return found
 
 
 def run_id(run: RunConfig, environment: dict[str, str]) -> str:

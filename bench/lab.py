@@ -28,13 +28,14 @@ class Lab:
     """One run at work.
 
     weights: where its trained model lies or will lie; None where its weights are random. here: the coordinates that an
-    experiment has come to, for the row of a failure.
+    experiment has come to, for the row of a failure. start: weights that its training begins with; None: random ones.
     """
 
     run: RunConfig
     recorder: Recorder
     weights: Path | None
     progress: Progress = silent
+    start: Path | None = None
     here: At = field(default_factory=dict)
 
     @cached_property
@@ -57,8 +58,10 @@ class Lab:
         return self._random_lm().cast(self.dtype)
 
     def lm_to_train(self, how: TrainConfig) -> LM:
-        """The same with weights in float32 at least, which train in that dtype."""
+        """The same with weights in float32 at least, which train in that dtype, or those of the first stage."""
         lm = self._random_lm().cast(torch.promote_types(self.dtype, torch.float32))
+        if self.start is not None:
+            lm.load_state_dict(load(self.start)["model"])
         return lm.train_in(self.dtype, recompute=how.checkpoint == "block", compiled=how.compile)
 
     def _random_lm(self) -> LM:

@@ -17,6 +17,7 @@ from bench.data.prepare import prepare as prepare_corpus
 from bench.display import shown
 from bench.errors import EXPECTED
 from bench.forecast import Forecast, forecast
+from bench.hardware import NoDevice, device_name
 from bench.pool import Pool
 from bench.progress import Board, Job, label_of, seconds_together
 from bench.results import FAILURES, PUBLISHED, SETTLED, hash_of_sources, open_run, read_runs
@@ -52,7 +53,10 @@ def survey(tier: Tier) -> list[Cell]:
 
 
 def _status(run: RunConfig) -> str:
-    manifest = find(run)
+    try:
+        manifest = find(run)
+    except NoDevice:  # a plan needs none
+        return "no device"
     if manifest is None:
         return "to do"
     if manifest.status in SETTLED:
@@ -60,11 +64,11 @@ def _status(run: RunConfig) -> str:
     return "interrupted" if manifest.status == "running" else manifest.status
 
 
-def check_epochs(cells: Sequence[Cell]) -> None:
-    """Raises BudgetError where a cell that is to train would go through its text more often than it may."""
+def check_trainings(cells: Sequence[Cell]) -> None:
+    """Raises BudgetError where a cell that is to train would make too few steps, or go through its text too often."""
     for cell in cells:
         if cell.run.experiment.trains and not cell.is_settled:
-            prepare(cell.run).check_epochs()
+            prepare(cell.run).check()
 
 
 def prepare_data(cells: Sequence[Cell]) -> None:
@@ -79,12 +83,12 @@ def prepare_data(cells: Sequence[Cell]) -> None:
 def plan_text(cells: Sequence[Cell], workers: int) -> str:
     """The table of ``plan``: cell, device, minutes, FLOPs, how it stands; then what is left in all."""
     width = max(len(cell.job.label) for cell in cells)
-    lines = [f"{'cell':{width}}  {'device':8}  {'minutes':>8}  {'FLOPs':>9}  status"]
+    lines = [f"{'cell':{width}}  {'trained at':10}  {'device':8}  {'minutes':>8}  {'FLOPs':>9}  status"]
     for cell in cells:
         guess = " " if cell.forecast.is_measured else "~"
         minutes = f"{guess}{cell.forecast.seconds / 60:.2f}"
         facts = f"{cell.run.device.name:8}  {minutes:>8}  {cell.forecast.flops:9.2e}  {cell.status}"
-        lines.append(f"{cell.job.label:{width}}  {facts}")
+        lines.append(f"{cell.job.label:{width}}  {_trained_at(cell.run):>10}  {facts}")
     left = [cell for cell in cells if not cell.is_settled]
     seconds = seconds_together([cell.job for cell in left], workers)
     lines.append(
@@ -99,6 +103,13 @@ def plan_text(cells: Sequence[Cell], workers: int) -> str:
         for name in sorted(missing)
     ]
     return "\n".join(lines)
+
+
+def _trained_at(run: RunConfig) -> str:
+    """The training context, and the inner mini-batch of a TTT layer."""
+    if run.experiment.modelless or not (run.experiment.trains or run.experiment.trained):
+        return f"b{run.model.mini_batch}" if run.model.mini_batch and not run.experiment.modelless else ""
+    return f"{run.optim.train_context}" + (f" b{run.model.mini_batch}" if run.model.mini_batch else "")
 
 
 def run_tier(cells: Sequence[Cell], workers: int) -> dict[str, str]:
@@ -144,8 +155,10 @@ def main() -> int:
         cells = survey(tier)
         workers = max(run.device.workers for run in tier.runs)
         if words.verb == "run":
+            for kind in {run.device.type for run in tier.runs}:
+                device_name(kind)  # before anything is prepared
             prepare_data(cells)
-        check_epochs(cells)
+        check_trainings(cells)
         if words.verb == "plan":
             print(plan_text(cells, workers))
             return 0

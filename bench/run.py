@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from hydra.utils import instantiate
 
+from bench.build import prepare
 from bench.config import RunConfig, identity, record, run_id, training
 from bench.hardware import OUT_OF_MEMORY, device_name, versions
 from bench.lab import Lab, Unfinished
@@ -87,13 +88,16 @@ def execute(run: RunConfig, progress: Progress = silent) -> Outcome:
         read_run(_folder(run, before))  # rows that were damaged since are an error, not a result
         return Outcome(before, is_new=False)
     torch.set_num_threads(run.device.threads)
-    manifest = describe(run)
+    manifest, start = describe(run), None
+    if run.experiment.trains and (first := prepare(run).first) is not None:
+        trained, start = _trained(first.run, run, progress)
+        manifest = replace(manifest, seconds=trained.seconds)  # the FLOPs of this run are those of both stages
     weights = _weights(run, progress)
     with open_run(Path(run.results), manifest, record(run), run.refresh) as recorder:
         if recorder.manifest.status in SETTLED:  # another process was faster
             return Outcome(recorder.manifest, is_new=False)
         with tracked(recorder.folder, run.tracking, live=run.experiment.trains):
-            _measure(Lab(run, recorder, weights, progress))
+            _measure(Lab(run, recorder, weights, progress, start))
         return Outcome(recorder.manifest, is_new=True)
 
 
@@ -103,12 +107,16 @@ def _weights(run: RunConfig, progress: Progress) -> Path | None:
         return _folder(run, describe(run)) / "weights.pt"
     if not run.experiment.trained:
         return None
-    trains = training(run)
-    trains.refresh = "stale" if run.refresh == "stale" else "none"
+    return _trained(training(run), run, progress)[1]
+
+
+def _trained(trains: RunConfig, asked_by: RunConfig, progress: Progress) -> tuple[Manifest, Path]:
+    """How a training that another run needs went, and its weights; it is done now where it is not yet."""
+    trains.refresh = "stale" if asked_by.refresh == "stale" else "none"
     manifest = execute(trains, lambda fraction, note="": progress(fraction, f"training first, {note}")).manifest
     if manifest.status != "done":
-        raise NotTrained(f"{manifest.run_id} has no model to measure, its training {manifest.status}: {manifest.cause}")
-    return _folder(trains, manifest) / "weights.pt"
+        raise NotTrained(f"{manifest.run_id} has no model, its training {manifest.status}: {manifest.cause}")
+    return manifest, _folder(trains, manifest) / "weights.pt"
 
 
 def _folder(run: RunConfig, manifest: Manifest) -> Path:

@@ -153,6 +153,23 @@ def cluster_mean(
     return Interval(value, low, high, n, unit, level, max(p, 2 / resamples))
 
 
+def resampled_means(
+    values: ArrayLike, weights: ArrayLike, documents: ArrayLike, *, resamples: int = 2000, seed: int = 0
+) -> tuple[Array, int, Unit]:
+    """Means [M, 1 + resamples] of M losses of the same N rows, `values` [M, N], over the same resamples of clusters.
+
+    Column 0 is the sample itself; `weights` and `documents` as for `cluster_mean`. Then the number of clusters and what one is.
+    ValueError: lengths that differ, not finite.
+    """
+    w = _column("weights", weights)
+    each = np.stack([_column("values", row) for row in np.asarray(values, dtype=np.float64)])
+    _same_length("weights", w, each[0], "values")
+    cluster, sizes, unit = _clusters(_codes("documents", documents, w), np.arange(len(w)))
+    sums = np.stack([np.bincount(cluster, w * row) for row in each])
+    totals, draws = np.bincount(cluster, w), _draws(sizes, resamples, seed)
+    return sums @ draws.T / (draws @ totals), len(totals), unit
+
+
 def paired_difference(
     a: ArrayLike,
     b: ArrayLike,

@@ -38,7 +38,10 @@ class TTTState:
 
 
 class TTT(Mixer):
-    """A TTT layer. ``inner``: linear, or mlp with hidden width 4F and GELU."""
+    """A TTT layer. ``inner``: linear, or mlp with hidden width 4F and GELU.
+
+    ``learned_rate``: without it eta[i, j] = base_lr of every pair, neither gated nor averaged (a row of the paper's table 1).
+    """
 
     lr_scale: Tensor
 
@@ -52,11 +55,12 @@ class TTT(Mixer):
         rope_theta: float = 10_000.0,
         eps: float = 1e-6,
         impl: str = "reference",
+        learned_rate: bool = True,
     ) -> None:
         super().__init__()
         width, heads, head_dim = size.width, size.heads, size.head_dim
         self.op, self.heads, self.head_dim, self.base_lr = OPS[inner].load(impl), heads, head_dim, base_lr
-        self.inner, self.mini_batch, self.eps = inner, mini_batch, eps
+        self.inner, self.mini_batch, self.eps, self.learned_rate = inner, mini_batch, eps, learned_rate
         self.rope = Rope(head_dim, rope_theta, mini_batch)
         self.q, self.v, self.o = (linear(width, width) for _ in range(3))
         self.is_gated = backbone == "mamba"
@@ -68,9 +72,10 @@ class TTT(Mixer):
         shapes = list(pairwise(widths))
         self.inner_weights = nn.ParameterList(torch.empty(heads, i, o).normal_(std=0.02) for i, o in shapes)
         self.inner_biases = nn.ParameterList(torch.zeros(heads, o) for _, o in shapes)
-        self.lr_weight = nn.Parameter(torch.empty(heads, width).normal_(std=0.02))
-        self.lr_bias = nn.Parameter(torch.zeros(heads))
-        self.token_factor = nn.Parameter(torch.zeros(mini_batch))
+        if learned_rate:
+            self.lr_weight = nn.Parameter(torch.empty(heads, width).normal_(std=0.02))
+            self.lr_bias = nn.Parameter(torch.zeros(heads))
+            self.token_factor = nn.Parameter(torch.zeros(mini_batch))
         self.norm_weight = nn.Parameter(torch.ones(heads, head_dim))
         self.norm_bias = nn.Parameter(torch.zeros(heads, head_dim))
         self.post_norm = nn.LayerNorm(width, eps=eps)
@@ -85,7 +90,7 @@ class TTT(Mixer):
     def kept_wide(self) -> list[nn.Parameter]:
         """What makes and moves the inner weights: W0, b0, the inner norm, the token factor and the bias of the gate."""
         inner = (*self.inner_weights, *self.inner_biases, self.norm_weight, self.norm_bias)
-        return [*inner, self.token_factor, self.lr_bias]
+        return [*inner, self.token_factor, self.lr_bias] if self.learned_rate else [*inner]
 
     @property
     def norm(self) -> LayerNorm:
@@ -116,11 +121,18 @@ class TTT(Mixer):
             k = self.k(x)
         q, k, v = (y.unflatten(-1, (self.heads, self.head_dim)) for y in (q, k, self.v(x)))
         tables = self.rope(position % self.mini_batch, x.dtype)
+        return rotate(q, tables), rotate(k, tables), v, self._gates(x)
+
+    def _gates(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H"]:
+        if not self.learned_rate:
+            return x.new_full((*x.shape[:2], self.heads), self.base_lr, dtype=self.norm_weight.dtype)
         rho = (self.lr_scale if self.training else 1.0) * self.base_lr / self.head_dim
-        return rotate(q, tables), rotate(k, tables), v, rho * torch.sigmoid(x @ self.lr_weight.to(x.dtype).T + self.lr_bias)
+        return rho * torch.sigmoid(x @ self.lr_weight.to(x.dtype).T + self.lr_bias)
 
     def token_rates(self) -> Float[Tensor, " C"]:
         """tau."""
+        if not self.learned_rate:
+            return self.norm_weight.new_ones(self.mini_batch)
         count = torch.arange(1, self.mini_batch + 1, device=self.token_factor.device)
         return (1 / count.to(self.token_factor.dtype) + self.token_factor).clamp_min(0)
 
@@ -181,9 +193,11 @@ class TTT(Mixer):
         width = self.heads * self.head_dim
         inner_matmul, inner_other = self._inner_flops()
         # four projections: q, v, o and either k or the gate
-        matmul = 2 * 4 * width * width + 2 * width * self.heads + self.heads * inner_matmul
-        # rho: bias, sigmoid, base_lr / F
-        other = 2 * cost.rope(width) + cost.layer_norm(width) + self.heads * (cost.SIGMOID + 2 + inner_other)
+        matmul = 2 * 4 * width * width + self.heads * inner_matmul
+        other = 2 * cost.rope(width) + cost.layer_norm(width) + self.heads * inner_other
+        if self.learned_rate:  # rho: bias, sigmoid, base_lr / F
+            matmul += 2 * width * self.heads
+            other += self.heads * (cost.SIGMOID + 2)
         if self.is_gated:
             other += 2 * self.conv_q.flops() + width * (cost.GELU + 1)
         state = self.init_state(1, 0)

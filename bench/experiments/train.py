@@ -110,7 +110,7 @@ def card(lab: Lab) -> Iterator[Row]:
         ("parameters", prepared.parameters, "1"),
         ("flops_per_token", plan.flops_per_token, "FLOP/token"),
         ("tokens", plan.tokens, "token"),
-        ("steps", plan.steps, "1"),
+        ("steps", plan.all_steps, "1"),
         ("learning_rate", run.optim.lr, "1"),
         ("state", state_bytes(prepared.sketch.init_state(1, context)), "byte"),
         ("head_share", head / total, "1"),

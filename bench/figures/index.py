@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -11,6 +12,7 @@ import pandas as pd
 
 from bench.config import RunConfig
 from bench.figures import (
+    ablation,
     crossover,
     decode_latency,
     fairness_card,
@@ -20,21 +22,26 @@ from bench.figures import (
     latency,
     latency_verdicts,
     learning_rates,
+    mini_batch,
     perplexity_by_context,
     perplexity_by_position,
+    perplexity_by_train_context,
     perplexity_vs_flops,
+    perplexity_vs_state,
     prefill_latency,
     recall,
     saw_tooth,
+    scaling_fits,
     state_vs_context,
     verdicts,
 )
 from bench.figures.data import Data
 from bench.figures.page import Sheet
-from bench.figures.paper import CONTENT, DRAWN_BY, LIKE, PAPER_TIERS
+from bench.figures.paper import CONTENT, DRAWN_BY, LIKE, PAPER_TIERS, TABLE_1
 from bench.figures.sheet import contact_sheet
 from bench.figures.style import save
 from bench.results import Run, write_atomic
+from bench.scaling import LEAST
 
 
 class Module(Protocol):
@@ -64,21 +71,48 @@ LATENCY_FIGURES: Mapping[str, Module] = {
 }
 RECALL_FIGURES: Mapping[str, Module] = {"recall": cast("Module", recall)}
 SEARCH_FIGURES: Mapping[str, Module] = {"learning_rates": cast("Module", learning_rates)}
+ABLATION_FIGURES: Mapping[str, Module] = {"ablation": cast("Module", ablation), "mini_batch": cast("Module", mini_batch)}
+# Of trainings that differ in what these figures compare.
+STUDY_FIGURES: Mapping[str, Module] = {
+    module.__name__.rsplit(".", 1)[-1]: cast("Module", module)
+    for module in (scaling_fits, perplexity_by_train_context, perplexity_vs_state)
+}
 # Models that a figure should show, where they are not all of the tier's.
 EXPECTED: Mapping[str, Callable[[Data], Sequence[str]]] = {
     "inner_loss": inner_loss.expected_of,
     "saw_tooth": saw_tooth.expected_of,
     "kernel_speed": lambda _: (),
+    "ablation": lambda _: (),  # the table itself says which rows it lacks
+    "mini_batch": lambda _: (),
 }
 
 
 def figures_of(runs: Sequence[RunConfig]) -> Mapping[str, Module]:
-    """The figures that runs have rows for: of what they measure, and of learning rates where several were tried."""
+    """The figures that runs have rows for: of what they measure, and of what their trainings differ in."""
     measured = {run.experiment.name for run in runs}
-    tried = {(*_model_of(run), run.optim.lr) for run in runs if run.experiment.trains}
+    trained = [run for run in runs if run.experiment.trains]
+    tried = {(*_model_of(run), run.optim.lr) for run in trained}
     is_search = len(tried) > len({place[:-1] for place in tried})
-    every = {**(SEARCH_FIGURES if is_search else FIGURES), **KERNEL_FIGURES, **LATENCY_FIGURES, **RECALL_FIGURES}
+    is_ablation = any(run.model.name == TABLE_1[0].series for run in trained)
+    of_losses = SEARCH_FIGURES if is_search else {**FIGURES, **_studies(trained)}
+    if is_ablation:  # of one budget alone, so many models are a table, not a curve
+        one = {"fairness_card": FIGURES["fairness_card"]}
+        of_losses = {**(of_losses if len({run.budget.name for run in trained}) > 1 else one), **ABLATION_FIGURES}
+    every = {**of_losses, **KERNEL_FIGURES, **LATENCY_FIGURES, **RECALL_FIGURES}
     return {name: module for name, module in every.items() if measured.issuperset(module.EXPERIMENTS)}
+
+
+def _studies(trained: Sequence[RunConfig]) -> Mapping[str, Module]:
+    """Fits where a model has budgets enough, the training context where a size has several, the state where models differ."""
+    models = {run.model.name for run in trained}
+    budgets = {(run.model.name, run.optim.train_context, run.budget.name) for run in trained}
+    contexts = {(run.size.name, run.budget.name, run.optim.train_context) for run in trained}
+    wanted = {
+        "scaling_fits": max(Counter(one[:2] for one in budgets).values(), default=0) >= LEAST,
+        "perplexity_by_train_context": max(Counter(one[:2] for one in contexts).values(), default=0) > 1,
+        "perplexity_vs_state": len(models) > 1,
+    }
+    return {name: module for name, module in STUDY_FIGURES.items() if wanted[name]}
 
 
 def _model_of(run: RunConfig) -> tuple[str, str, str, str, int]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, Formatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from bench.figures.frame import groups
 from bench.figures.lines import Curve
@@ -187,6 +187,19 @@ def draw_dots(ax: Axes, curve: Curve, alpha: float) -> None:
     x, y = [dot[0] for dot in curve.dots], [dot[1] for dot in curve.dots]
     style: dict[str, Any] = {"color": curve.look.colour, "alpha": alpha, "gid": curve.look.gid, "zorder": 2}
     ax.plot(x, y, linestyle="", marker=".", markersize=3, markeredgewidth=0, **style)
+
+
+def cost_axis(ax: Axes, formatter: Formatter) -> None:
+    """A log x axis whose values may all lie within one decade, where powers of ten alone could leave no tick."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    decades = math.log10(high / low)
+    even = [tick for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
+    powers = LogLocator(10, subs=(1.0, 2.0, 5.0) if decades < FEW_DECADES / 2 else (1.0,), numticks=6)
+    ax.xaxis.set_major_locator(FixedLocator(even) if decades < 0.5 else powers)
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(formatter)
+    ax.set_xlim(low, high)
 
 
 def plain_log_axis(ax: Axes) -> None:

@@ -8,9 +8,9 @@ PAPER_TIERS: Mapping[str, str] = {
     "2L": "paper",
     "2R": "paper",
     "4": "small",
-    "7L": "small",
-    "7R": "gpu",
-    "Table 1": "small",
+    "7L": "ablation",
+    "7R": "ablation",
+    "Table 1": "ablation",
     "10": "paper",
     "11": "paper",
     "12": "gpu",
@@ -44,13 +44,42 @@ LIKE: Mapping[str, tuple[str, ...]] = {
     "fairness_card": (),
     "verdicts": (),
     "latency": ("12",),
+    "scaling_fits": (),
+    "perplexity_by_train_context": ("15", "16"),
+    "perplexity_vs_state": (),
+    "mini_batch": ("7L", "7R"),
+    "ablation": ("Table 1",),
 }
 # Figures of the paper that these figures are themselves, once the tier named above has made their rows.
 DRAWN_BY: Mapping[str, tuple[str, ...]] = {
     "2R": ("perplexity_by_position",),
     "4": ("inner_loss",),
     "12": ("latency",),
+    "7L": ("mini_batch",),
+    "7R": ("mini_batch",),
+    "Table 1": ("ablation",),
 }
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A row of the paper's table 1 (125M, Pile 2k): the model of conf/model that is it here, what it adds, its perplexity."""
+
+    series: str
+    what: str
+    perplexity: float
+
+
+TABLE_1: tuple[Ablation, ...] = (
+    Ablation("linear_attention", "linear attention", 15.91),
+    Ablation("linear_attention_improved", "without normaliser and feature map", 15.23),
+    Ablation("linear_attention_improved", "as TTT: batch descent, W₀ = 0, η = ½", 15.23),
+    Ablation("learned_start", "+ learned W₀", 15.27),
+    Ablation("inner_norm", "+ layer norm and residual in f", 14.05),
+    Ablation("mini_batch", "+ mini-batches of 16", 12.35),
+    Ablation("ttt_linear_t", "+ learned η", 11.99),
+    Ablation("ttt_linear", "+ Mamba backbone", 11.09),
+)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def draw(data: Data) -> Sheet:
         return panels.empty(TITLE, "train", footer.alarms(data, table, EXPERIMENTS))
     page = Page(TITLE, Layout((1.0, 0.9), gap_in=1.7))
     left, right = page.axes
-    drawn = lines(table, _apart(table))
+    drawn = lines(table, apart(table))
     curves = [loss_curve(line, "train_flops").map(np.exp) for line in drawn]
     differences = [found for line in drawn if len((found := _difference(line, table)).x)]
     for ax, each in ((left, curves), (right, differences)):
@@ -54,7 +54,7 @@ def draw(data: Data) -> Sheet:
     return page.finish(legend_of(drawn), [caption, *footer.published(table)], alarms, footer.facts(table))
 
 
-def _apart(table: pd.DataFrame) -> list[str]:
+def apart(table: pd.DataFrame) -> list[str]:
     """A line runs over budgets, each with its learning rate; over sizes too, where each has one budget, as in the paper."""
     along = {"budget_flops"}
     if table.groupby(["series", "size", "budget_flops"]).lr.nunique().max() == 1:

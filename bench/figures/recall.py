@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter
 
 from bench.figures import footer, panels
 from bench.figures.data import Data
@@ -79,10 +79,7 @@ def _over_cost(ax: Axes, name: str, curves: Sequence[Curve]) -> None:
         return
     for one in curves:
         panels.draw_curve(ax, one)
-    ax.set_xscale("log")
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_locator(LogLocator(10, numticks=6))
-    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panels.cost_axis(ax, EngFormatter(sep=""))
 
 
 def _accuracy(line: Line) -> Curve:

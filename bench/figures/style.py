@@ -87,7 +87,13 @@ _KNOWN = {
     "ttt_mlp": Look("TTT-MLP", "#D55E00", "s", 1),
     "transformer": Look("Transformer", "#000000", "^", 2),
     "mamba": Look("Mamba", "#009E73", "D", 3),
+    "transformer_finetune": Look("Transformer finetune", "#7A7A7A", "<", 2),
     "mamba2": Look("Mamba-2", "#CC79A7", "v", 4),
+    "linear_attention": Look("linear attention", "#E69F00", "P", 10),
+    "linear_attention_improved": Look("linear attention, improved", "#56B4E9", "X", 11),
+    "learned_start": Look("batch descent, learned W₀", "#7A5230", "p", 12),
+    "inner_norm": Look("batch descent, inner norm", "#882255", "h", 13),
+    "mini_batch": Look("mini-batches, fixed η", "#555555", "*", 14),
 }
 _OTHER_COLOURS, _OTHER_MARKERS = ("#E69F00", "#56B4E9", "#7A5230", "#882255"), ("P", "X", "p", "h", "*")
 

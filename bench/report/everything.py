@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from bench.claims import Claim, load_claims
-from bench.figures.index import FIGURES, LATENCY_FIGURES
+from bench.figures.index import ABLATION_FIGURES, FIGURES, LATENCY_FIGURES, STUDY_FIGURES
 from bench.figures.paper import CONTENT, DRAWN_BY, LIKE, PAPER_TIERS
 from bench.report import numbers
 from bench.report.spec import Cell, Fold, Part, Section, Table, Text
@@ -50,9 +50,9 @@ def _paper(measured: Mapping[str, AbstractSet[str]]) -> Table:
 
 def _of_paper(number: str, in_tier: AbstractSet[str], every: AbstractSet[str]) -> dict[str, Cell | str]:
     """in_tier: experiments that were measured in the tier that would draw it."""
-    by = set(DRAWN_BY.get(number, ()))
+    every_figure = {**FIGURES, **LATENCY_FIGURES, **ABLATION_FIGURES, **STUDY_FIGURES}
+    by = {experiment for name in DRAWN_BY.get(number, ()) for experiment in every_figure[name].EXPERIMENTS[-1:]}
     status = "no rows" if not by & in_tier else "drawn" if by <= in_tier else "partial"
-    every_figure = {**FIGURES, **LATENCY_FIGURES}
     like = [name for name, alike in LIKE.items() if number in alike and every_figure[name].EXPERIMENTS[-1] in every]
     line: dict[str, Cell | str] = {"figure": number, "content": CONTENT[number], "tier": PAPER_TIERS[number]}
     return line | {"status": Cell(status, sure=True), "like it here, at the scale of these rows": ", ".join(like) or "–"}

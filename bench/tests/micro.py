@@ -46,6 +46,10 @@ SMALL = {
 }
 
 
+# What makes the first stage of a model that has one as small.
+FIRST = ["optim@model.first.optim=tiny", "model.first.optim.batch_tokens=32", "model.first.optim.train_context=16"]
+
+
 def write_corpus(folder: Path) -> Path:
     """One text to train on and two, of different lengths, held out."""
     words = random.Random(0)
@@ -66,4 +70,5 @@ def micro_run(folder: Path, experiment: str, *overrides: str) -> RunConfig:
     optim = ["optim=tiny", "optim.batch_tokens=64", "optim.train_context=32"]
     budget = ["budget=tiny_1", f"budget.flops={BUDGET}"]
     small = [f"experiment={experiment}", *SMALL.get(experiment, []), "size=tiny", f"results={folder / 'runs'}"]
-    return compose_run([*small, *data, *optim, *budget, *overrides])
+    first = FIRST if "model=finetune/transformer" in overrides else []
+    return compose_run([*small, *data, *optim, *budget, *overrides, *first])

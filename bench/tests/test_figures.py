@@ -19,7 +19,7 @@ from bench.figures import learning_rates, paper
 from bench.figures.data import Data
 from bench.figures.fairness_card import card_text
 from bench.figures.frame import COORDINATES, frame
-from bench.figures.index import FIGURES, draw_all, figures_of, hash_of_rows
+from bench.figures.index import ABLATION_FIGURES, FIGURES, STUDY_FIGURES, draw_all, figures_of, hash_of_rows
 from bench.figures.lines import Array, lines, loss_curve, windows_of
 from bench.figures.style import look_of, save, series_name
 from bench.results import ROOT, Row, Run
@@ -369,9 +369,9 @@ def test_frame_is_tidy(full: list[Run]) -> None:
 
 def test_every_figure_of_the_paper_has_its_tier_and_content() -> None:
     assert set(paper.PAPER_TIERS) == set(paper.CONTENT)
-    assert set(paper.LIKE) == {*FIGURES, "latency"}
+    assert set(paper.LIKE) == {*FIGURES, *STUDY_FIGURES, *ABLATION_FIGURES, "latency"}
     assert {number for like in paper.LIKE.values() for number in like} | set(paper.DRAWN_BY) <= set(paper.CONTENT)
-    assert set(paper.PAPER_TIERS.values()) <= {"small", "gpu", "paper"}
+    assert set(paper.PAPER_TIERS.values()) <= {"small", "gpu", "paper", "ablation"}
 
 
 def test_drawing_needs_no_torch_and_no_pyplot() -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
+from bench.figures import panels
 from bench.figures.data import Data
 from bench.figures.index import RECALL_FIGURES, draw_all
 from bench.figures.style import look_of
@@ -60,6 +63,17 @@ def test_a_row_of_panels_for_each_task(runs: list[Run]) -> None:
     assert "Mamba: OOM" in text
     assert "16 examples at each context, equally many at depths 0, 1" in text
     assert "no rows" not in text.lower()
+
+
+@pytest.mark.parametrize("most", [1.02, 3.0, 9.0, 300.0, 1e6])
+def test_a_cost_has_ticks_however_near_its_values_are(most: float) -> None:
+    ax = Figure().add_subplot()
+    ax.plot([2.1e4, 2.1e4 * most], [0, 1])
+    panels.cost_axis(ax, EngFormatter(sep=""))
+    low, high = ax.get_xlim()
+    labels = [label.get_text() for label in ax.get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert 2 <= len(labels) <= 6
+    assert len(set(labels)) == len(labels)
 
 
 def test_what_was_not_measured_is_said(runs: list[Run], tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_what_needs_a_model_whose_training_diverged_says_so_and_leaves_the_train
     with pytest.raises(Diverged):
         execute(run)  # trains first
     for _ in range(2):
-        with pytest.raises(NotTrained, match=r"no model to measure, its training diverged: Diverged.*lower optim\.lr"):
+        with pytest.raises(NotTrained, match=r"no model, its training diverged: Diverged.*lower optim\.lr"):
             execute(run)
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from bench import reproduce
+from bench.build import prepare
 from bench.config import RunConfig, identity, record
 from bench.forecast import Forecast, forecast
 from bench.progress import Job, seconds_together
 from bench.reproduce import Cell, plan_text, survey
-from bench.results import Manifest, Run, hash_of
+from bench.results import PUBLISHED, Manifest, Run, hash_of, read_runs
 from bench.run import describe, execute
 from bench.tests.micro import BUDGET, micro_run
 from bench.tier import Tier, load_tier, tier_file, tier_names, tiers_of
@@ -127,6 +128,25 @@ def test_a_tier_prepares_its_data_and_refuses_what_would_see_it_too_often(
         assert command(monkeypatch, verb, "micro") == 2
         assert "epochs of data=austen, more than data.max_epochs=0.01" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_training_of_few_steps_is_refused_where_the_budget_asks_for_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = micro_run(tmp_path, "train")
+    steps = prepare(run).plan.steps
+    for least, status in ((steps, 0), (steps + 1, 2)):
+        asked = micro_run(tmp_path, "train", f"budget.min_steps={least}")
+        assert hash_of(identity(asked)) == hash_of(identity(run))
+        monkeypatch.setattr(reproduce, "load_tier", lambda name, overrides, asked=asked: Tier("micro", (), (asked,)))
+        assert command(monkeypatch, "plan", "micro") == status
+    said = capsys.readouterr().err
+    assert f"{steps} steps are fewer than budget.min_steps={steps + 1}; choose a larger budget, or a smaller size" in said
+
+
+def test_what_was_published_is_still_known_by_its_configuration() -> None:
+    published = {run.manifest.config_hash for run in read_runs([PUBLISHED]) if run.config["size"]["name"] == "nano"}
+    assert published & load_tier("nano").config_hashes == load_tier("nano").config_hashes
 
 
 @pytest.mark.parametrize(

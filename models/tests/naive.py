@@ -158,10 +158,9 @@ def mamba2(mixer: Mamba2, x: Rows) -> Rows:
 
 def ttt(mixer: TTT, x: Rows) -> Rows:
     """Whole mini-batches only."""
-    shared, count = project(x, mixer.q), x[0][0].count
+    shared = project(x, mixer.q)
     q, k = (conv(shared, mixer.conv_q), conv(shared, mixer.conv_k)) if mixer.is_gated else (shared, project(x, mixer.k))
-    gates = [add(row, mixer.lr_bias.tolist()) for row in product(x, mixer.lr_weight.T.tolist(), count)]
-    rho = transposed(zipped(lambda gate: mixer.base_lr / mixer.head_dim * sigmoid(gate), gates))
+    rho = ttt_gates(mixer, x)
     q_heads, k_heads, v_heads = (of_heads(rows, mixer.heads) for rows in (q, k, project(x, mixer.v)))
     mixed = joined([ttt_head(mixer, h, q_heads[h], k_heads[h], v_heads[h], rho[h]) for h in range(mixer.heads)])
     weight, bias = mixer.post_norm.weight.tolist(), mixer.post_norm.bias.tolist()
@@ -171,13 +170,23 @@ def ttt(mixer: TTT, x: Rows) -> Rows:
     return project(out, mixer.o)
 
 
+def ttt_gates(mixer: TTT, x: Rows) -> Rows:
+    """rho [H][T]."""
+    count = x[0][0].count
+    if not mixer.learned_rate:
+        return [[Number(mixer.base_lr, count) for _ in x] for _ in range(mixer.heads)]
+    gates = [add(row, mixer.lr_bias.tolist()) for row in product(x, mixer.lr_weight.T.tolist(), count)]
+    return transposed(zipped(lambda gate: mixer.base_lr / mixer.head_dim * sigmoid(gate), gates))
+
+
 def ttt_head(mixer: TTT, h: int, q: Rows, k: Rows, v: Rows, rho: Row) -> Rows:
     """One head, mini-batch after mini-batch, in the dual form (paper, appendix A)."""
     count, size = rho[0].count, mixer.mini_batch
     q, k = ([rope(row, t % size, mixer.rope.theta) for t, row in enumerate(rows)] for rows in (q, k))
     weights = [[[Number(x, count) for x in row] for row in w[h].tolist()] for w in mixer.inner_weights]
     biases = [[Number(x, count) for x in b[h].tolist()] for b in mixer.inner_biases]
-    tau = [max(1 / (i + 1) + a, 0.0) for i, a in enumerate(mixer.token_factor.tolist())]
+    learned = enumerate(mixer.token_factor.tolist()) if mixer.learned_rate else ()
+    tau = [max(1 / (i + 1) + a, 0.0) for i, a in learned] or [1.0] * size
     norm = (mixer.norm_weight[h].tolist(), mixer.norm_bias[h].tolist(), mixer.eps)
     out: Rows = []
     for tile in (slice(start, start + size) for start in range(0, len(q), size)):
