@@ -17,6 +17,7 @@ import pytest
 from bench.config import run_id
 from bench.results import (
     ROOT,
+    Again,
     Busy,
     CorruptResults,
     Manifest,
@@ -190,7 +191,7 @@ def test_what_another_process_settled_in_the_meantime_stays(tmp_path: Path, stat
 @pytest.mark.parametrize(("refresh", "sources"), [("all", "5a5a0001"), ("all", "5a5a0002"), ("stale", "5a5a0002")])
 def test_a_settled_run_is_repeated_when_asked_for(tmp_path: Path, refresh: str, sources: str) -> None:
     write(tmp_path, "done")
-    with open_run(tmp_path, replace(MANIFEST, sources=sources), CONFIG, refresh) as recorder:
+    with open_run(tmp_path, replace(MANIFEST, sources=sources), CONFIG, Again(refresh)) as recorder:
         assert (recorder.manifest.status, recorder.rows) == ("running", [])
 
 
