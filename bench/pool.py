@@ -107,6 +107,8 @@ class Pool:
 
     def _hire(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
+        if multiprocessing.get_start_method() == "loky":  # joblib's, of which a new process knows nothing
+            multiprocessing.set_start_method("spawn", force=True)
         (ours, theirs), (words, spoken) = context.Pipe(), context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(theirs, spoken), daemon=True)
         process.start()

@@ -21,7 +21,7 @@ from bench.pool import Pool
 from bench.progress import Board, Job, label_of, seconds_together
 from bench.results import FAILURES, PUBLISHED, read_runs
 from bench.run import describe, record_killed
-from bench.survey import Standing, standing
+from bench.standing import Standing, standing
 from bench.tier import Tier, load_tier
 from bench.tracking.process import check
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from hydra.utils import instantiate
 
-from bench.config import RunConfig, identity, record, run_id, training
+from bench.config import RunConfig, identity, record, training
 from bench.hardware import OUT_OF_MEMORY, device_name, versions
 from bench.lab import Lab, Unfinished
 from bench.progress import Progress, silent
@@ -25,9 +25,8 @@ from bench.results import (
     hash_of_sources,
     now,
     open_run,
-    read_manifest,
-    read_run,
 )
+from bench.standing import BLOCKED, again, find_settled, identify
 from bench.tracking.process import tracked
 from bench.train import CorruptCheckpoint, Diverged
 
@@ -47,18 +46,6 @@ class Outcome:
     def is_stale(self) -> bool:
         """Made from other sources than those here."""
         return self.manifest.sources != hash_of_sources()
-
-
-def identify(run: RunConfig) -> str:
-    """Its run_id on this machine.
-
-    Raises:
-        NoDevice: it measures time on a device that is not here.
-    """
-    if not run.experiment.timing:
-        return run_id(run, {})
-    measuring = {name: version for name, version in versions().items() if name in ("torch", "triton")}
-    return run_id(run, {"device": device_name(run.device.type)} | measuring)
 
 
 def describe(run: RunConfig) -> Manifest:
@@ -81,24 +68,6 @@ def describe(run: RunConfig) -> Manifest:
         seed=run.seed,
         started=now(),
     )
-
-
-def again(run: RunConfig) -> Again:
-    """What the run's call repeats."""
-    return Again(run.refresh, run.retry)
-
-
-def find_settled(run: RunConfig) -> Manifest | None:
-    """The manifest of an earlier call of this run that left nothing to do; None where there is work, or it is asked for again.
-
-    Raises:
-        CorruptResults: its files were damaged since: they are an error, not a result.
-    """
-    folder = Path(run.results) / run.experiment.name / identify(run)
-    before = read_manifest(folder)
-    if before is None or before.status not in SETTLED or again(run).covers(before, hash_of_sources()):
-        return None
-    return read_run(folder).manifest
 
 
 def execute(run: RunConfig, progress: Progress = silent, wait: bool = False) -> Outcome:
@@ -168,7 +137,7 @@ def _fail(lab: Lab, error: Exception) -> None:
 
 def status_of(error: Exception) -> str:
     """How a call of ``execute`` that raised this ended."""
-    named = {Diverged: "diverged", NotTrained: "blocked", Busy: "busy"} | dict.fromkeys(OUT_OF_MEMORY, "oom")
+    named = {Diverged: "diverged", NotTrained: BLOCKED, Busy: "busy"} | dict.fromkeys(OUT_OF_MEMORY, "oom")
     return next((status for kind, status in named.items() if isinstance(error, kind)), "failed")
 
 

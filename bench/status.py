@@ -7,15 +7,15 @@ SWEEP, TIER: a file of conf/sweep or conf/tier, with the same KEY=VALUE as where
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from bench.config import ConfigError, RunConfig, from_record
+from bench.config import ConfigError, from_record
 from bench.errors import EXPECTED
 from bench.progress import label_of
 from bench.results import PUBLISHED, read_done, read_run
-from bench.survey import BAD, Cell, Standing, cells, left_s, standing_of, table
-from bench.sweep import cells_in, cells_of, ended, sweep_names
+from bench.standing import standing_of
+from bench.survey import Cell, cells, left_s, table
+from bench.sweep import cells_of, of_sweep, sweep_names
 from bench.tier import load_tier, tier_names
 
 DONE = ("done", "stale")
@@ -39,22 +39,6 @@ def found(what: str, overrides: Sequence[str]) -> list[Cell]:
         known = f"sweeps: {', '.join(sweep_names())}; tiers: {', '.join(tier_names())}"
         raise ConfigError(f"'{what}' is neither a sweep nor a tier nor a folder with runs. {known}")
     return [_of_folder(run) for run in runs]
-
-
-def of_sweep(folder: Path) -> list[Cell]:
-    """The cells of a sweep by its folder; where the last that is known is how its job ended, so it says."""
-    labelled = cells_in(folder)
-    by_label = dict(labelled)
-    return [replace(cell, standing=_overlaid(cell.standing, by_label[cell.label], folder)) for cell in cells(labelled)]
-
-
-def _overlaid(one: Standing, run: RunConfig, folder: Path) -> Standing:
-    """What raised before there was a run to record it in is known from its job alone."""
-    end, manifest = ended(folder, run), Path(run.results) / one.name / "run.json"
-    if end is None or end.status not in BAD or one.status == "running":
-        return one
-    is_later = not manifest.exists() or manifest.stat().st_mtime <= end.when
-    return replace(one, status=end.status, cause=end.cause) if is_later else one
 
 
 def _of_folder(folder: Path) -> Cell:

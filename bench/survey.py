@@ -1,94 +1,14 @@
-"""How runs stand: done, running, failed, oom, diverged, killed or to do; why; and what time is left. Nothing here runs any."""
+"""Cells as a table: how each stands, why, and what time is left. torch is imported only where that time is asked for."""
 
 import math
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.config import RunConfig, identity
-from bench.errors import EXPECTED
-from bench.forecast import forecast
-from bench.hardware import NoDevice
-from bench.results import (
-    FAILURES,
-    PUBLISHED,
-    SETTLED,
-    Again,
-    Manifest,
-    Run,
-    hash_of,
-    hash_of_sources,
-    is_held,
-    read_done,
-    read_manifest,
-)
-from bench.run import again, identify
-
-BAD = (*FAILURES, "blocked")
-ENDED = (*SETTLED, "stale", "blocked")
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How a run stands. ``is_left``: its next call has work to do.
-
-    status: its manifest's; "to do" without one; "stale": done, by other sources; "running" only while a process is at work on
-    it, else "killed". taken_s: seconds that it took so far.
-    """
-
-    name: str
-    status: str
-    is_left: bool
-    cause: str = ""
-    taken_s: float = 0.0
-
-    @property
-    def is_open(self) -> bool:
-        """It has not ended."""
-        return self.status not in ENDED
-
-    @property
-    def plan(self) -> str:
-        """The status, as far as the next call leaves it."""
-        return "to do again" if self.is_left and not self.is_open else self.status
-
-
-def standing(run: RunConfig) -> Standing:
-    """Of a run in its results folder; of one that measures time on a device that is not here, the latest so configured."""
-    root = Path(run.results) / run.experiment.name
-    try:
-        return standing_of(root / identify(run), again(run))
-    except NoDevice:
-        config_hash, found = hash_of(identity(run)), []
-        for path in root.glob("*/run.json"):
-            manifest = read_manifest(path.parent)
-            if manifest is not None and manifest.config_hash == config_hash:
-                found.append((manifest.started, path.parent))
-        return standing_of(max(found)[1], again(run)) if found else Standing(f"{run.experiment.name}/?", "to do", is_left=True)
-
-
-def standing_of(folder: Path, repeated: Again | None = None) -> Standing:
-    """Of the run in a folder, which need not exist."""
-    name, manifest = f"{folder.parent.name}/{folder.name}", read_manifest(folder)
-    if manifest is None:
-        return Standing(name, "running" if is_held(folder) else "to do", is_left=True)
-    if manifest.status == "running":
-        return _unended(name, folder, manifest)
-    is_left = manifest.status not in SETTLED or (repeated or Again()).covers(manifest, hash_of_sources())
-    is_stale = manifest.status == "done" and manifest.sources != hash_of_sources()
-    return Standing(name, "stale" if is_stale else manifest.status, is_left, manifest.cause, manifest.seconds)
-
-
-def _unended(name: str, folder: Path, manifest: Manifest) -> Standing:
-    if not is_held(folder):
-        latest = read_manifest(folder)  # it may have ended between the two looks
-        if latest != manifest:
-            return standing_of(folder)
-        return Standing(name, "killed", True, "its process died without a word; the next call goes on", manifest.seconds)
-    attempt_s = time.time() - (folder / "run.json").stat().st_mtime
-    return Standing(name, "running", True, taken_s=manifest.seconds + max(0.0, attempt_s))
+from bench.results import PUBLISHED, Run, hash_of, read_done
+from bench.standing import BAD, Standing, standing
 
 
 @dataclass(frozen=True)
@@ -100,9 +20,11 @@ class Cell:
     left_s: float = 0.0
 
 
-def cells(runs: Iterable[tuple[str, RunConfig]]) -> list[Cell]:
-    """Of each label and run, each run once, with the time that its next call will take by what similar ones took."""
+def cells(runs: Iterable[tuple[str, RunConfig]], timed: bool = True) -> list[Cell]:
+    """Of each label and run, each run once; timed: with the time that its next call will take by what similar ones took."""
     once = {hash_of(identity(run)): (label, run) for label, run in runs}.values()
+    if not timed:
+        return [Cell(standing(run), label) for label, run in once]
     known = read_done(sorted({Path(run.results) for _, run in once} | {PUBLISHED}))
     return [Cell(one := standing(run), label, left_s(run, one, known)) for label, run in once]
 
@@ -111,6 +33,9 @@ def left_s(run: RunConfig, one: Standing, known: Sequence[Run]) -> float:
     """Seconds that a run's next call will take; inf where its configuration is not possible, so that it will fail."""
     if not one.is_left:
         return 0.0
+    from bench.errors import EXPECTED
+    from bench.forecast import forecast
+
     try:
         whole = forecast(run, known).seconds
     except EXPECTED:

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 from bench.config import CONF, ConfigError, RunConfig, compose_runs, identity
 from bench.display import shown
 from bench.overrides import check_keys, expand
+from bench.pool import Pool
 from bench.progress import Board, Job, Message, label_of
-from bench.results import hash_of, write_atomic
+from bench.results import CorruptResults, hash_of, write_atomic
 from bench.secrets import without_secrets
+from bench.standing import BAD, Standing, find_settled, standing
+from bench.survey import Cell, causes, cells, sum_of, table
 from bench.tracking.process import check
 
 Labelled = list[tuple[str, RunConfig]]
@@ -85,13 +88,27 @@ def _file(folder: Path, run: RunConfig) -> Path:
     return folder / f"{hash_of(identity(run))}.json"
 
 
+def of_sweep(folder: Path, timed: bool = True) -> list[Cell]:
+    """The cells of a sweep by its folder; where how its job ended is the latest news, that is told. timed: as for ``cells``."""
+    labelled = cells_in(folder)
+    by_label = dict(labelled)
+    return [replace(cell, standing=_overlaid(cell.standing, by_label[cell.label], folder)) for cell in cells(labelled, timed)]
+
+
+def _overlaid(one: Standing, run: RunConfig, folder: Path) -> Standing:
+    """What raised before there was a run to record it in is known from its job alone."""
+    end, manifest = ended(folder, run), Path(run.results) / one.name / "run.json"
+    if end is None or end.status not in BAD or one.status == "running":
+        return one
+    is_later = not manifest.exists() or manifest.stat().st_mtime <= end.when
+    return replace(one, status=end.status, cause=end.cause) if is_later else one
+
+
 def run_cell(run: RunConfig, folder: Path, is_watched: bool) -> Ended:
     """Measures a cell of the sweep in ``folder``, or finds it settled; tells how it ended, and raises nothing that a run does.
 
     is_watched: its progress is shown.
     """
-    from bench.survey import BAD, standing  # torch
-
     if run.fail_fast and (failed := [path for path in folder.glob("*.json") if json.loads(path.read_text())["status"] in BAD]):
         end = Ended("skipped", f"fail_fast: {len(failed)} cell{'s' * (len(failed) > 1)} failed")
     else:
@@ -104,20 +121,14 @@ def run_cell(run: RunConfig, folder: Path, is_watched: bool) -> Ended:
 
 
 def _settled(run: RunConfig) -> Ended | None:
-    from bench.errors import EXPECTED
-    from bench.run import find_settled
-
     try:
         before = find_settled(run)
-    except EXPECTED as error:
+    except CorruptResults as error:
         return Ended("failed", f"{type(error).__name__}: {error}")
     return None if before is None else Ended(before.status, before.cause)
 
 
 def _measured(run: RunConfig, is_watched: bool) -> Ended:
-    from bench.pool import Pool
-    from bench.run import record_killed
-
     last = Message(0)
     messages = Pool([run], [None], 1).run()
     if is_watched:
@@ -128,6 +139,8 @@ def _measured(run: RunConfig, is_watched: bool) -> Ended:
     else:
         *_, last = messages
     if last.status == "killed":
+        from bench.run import record_killed  # torch
+
         record_killed(run, last.cause)
     return Ended(last.status, last.cause)
 
@@ -146,13 +159,11 @@ class Telling(Callback):
             self._end(Path(config.hydra.sweep.dir))
 
     def _start(self, config: DictConfig) -> None:
-        from bench.survey import cells, sum_of, table
-
         hydra = OmegaConf.to_container(config.hydra, resolve=False)
         assert isinstance(hydra, dict)
         labelled = _labelled(hydra["sweeper"]["params"] or {}, hydra["overrides"]["task"])
         _check(labelled, config.hydra.runtime.choices["hydra/launcher"])
-        found = cells(labelled)
+        found = cells(labelled, timed=labelled[0][1].dry)
         if labelled[0][1].dry:
             print(table(found, plan=True))
             print("dry=true: nothing was run")
@@ -160,10 +171,7 @@ class Telling(Callback):
         print(f"{sum_of(found, plan=True)}\npython -m bench.status {config.hydra.sweep.dir} tells how they stand", flush=True)
 
     def _end(self, folder: Path) -> None:
-        from bench.status import of_sweep
-        from bench.survey import BAD, causes, sum_of
-
-        found = of_sweep(folder)
+        found = of_sweep(folder, timed=False)
         print(*causes(found), sum_of(found), sep="\n")
         if any(cell.standing.status in BAD for cell in found):
             sys.exit(1)
@@ -172,15 +180,14 @@ class Telling(Callback):
 @contextmanager
 def _in_earnest() -> Iterator[None]:
     """Ends the process by what is raised, of which Hydra would only warn."""
-    from bench.errors import EXPECTED
-
     try:
         yield
-    except EXPECTED as error:
+    except Exception as error:  # noqa: BLE001
+        from bench.errors import EXPECTED  # torch
+
+        if not isinstance(error, EXPECTED):
+            traceback.print_exc()
         sys.exit(f"error: {error}")
-    except Exception:  # noqa: BLE001
-        traceback.print_exc()
-        sys.exit(1)
 
 
 def _check(labelled: Labelled, launcher: str) -> None:

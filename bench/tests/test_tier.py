@@ -13,7 +13,7 @@ from bench.progress import Job, seconds_together
 from bench.reproduce import Cell, plan_text, survey
 from bench.results import Manifest, Run, hash_of
 from bench.run import describe, execute
-from bench.survey import standing
+from bench.standing import standing
 from bench.tests.micro import BUDGET, micro_run
 from bench.tier import Tier, load_tier, tier_file, tier_names, tiers_of
 
