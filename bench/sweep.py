@@ -112,7 +112,7 @@ def run_cell(run: RunConfig, folder: Path, is_watched: bool) -> Ended:
     if run.fail_fast and (failed := [path for path in folder.glob("*.json") if json.loads(path.read_text())["status"] in BAD]):
         end = Ended("skipped", f"fail_fast: {len(failed)} cell{'s' * (len(failed) > 1)} failed")
     else:
-        end = _settled(run) or _measured(run, is_watched)
+        end = _known(run) or _measured(run, is_watched)
     if end.status != "busy":  # of a cell that is there twice, what its other job says
         end.write(folder, run)
     cause = f" ({end.cause})" if end.cause else ""
@@ -120,11 +120,16 @@ def run_cell(run: RunConfig, folder: Path, is_watched: bool) -> Ended:
     return end
 
 
-def _settled(run: RunConfig) -> Ended | None:
+def _known(run: RunConfig) -> Ended | None:
+    """How it stands where there is nothing to do: told without a process. What measures time is known by its device, in one."""
+    if run.experiment.timing:
+        return None
     try:
         before = find_settled(run)
     except CorruptResults as error:
         return Ended("failed", f"{type(error).__name__}: {error}")
+    if before is None and standing(run).status == "running":
+        return Ended("busy", "another process is at work on it")
     return None if before is None else Ended(before.status, before.cause)
 
 
