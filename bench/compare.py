@@ -104,18 +104,16 @@ def changes(a: Run, b: Run) -> list[Change]:
 
 
 def _judged(run: Run) -> pd.DataFrame:
-    """Rows of the metrics that are judged; of losses and scores those with samples."""
+    """Rows of the metrics that are judged; but of what is exact those with samples."""
     table = frame([run])
-    has_samples = table.samples.map(len) > 0
-    return table[[m in METRICS and (METRICS[m].way != "paired" or s) for m, s in zip(table.metric, has_samples, strict=True)]]
+    way = table.metric.map({metric: kind.way for metric, kind in METRICS.items()})
+    return table[(way == "exact") | (way.notna() & (table.samples.map(len) > 0))]
 
 
 def _changes(a: pd.DataFrame, b: pd.DataFrame) -> Iterator[Change]:
     for metric in dict.fromkeys(a.metric):
         mine, other = a[a.metric == metric], b[b.metric == metric]
-        varying = {
-            key for key in OF_THE_RUN for table in (mine, other) if key in table and table[key].nunique(dropna=False) > 1
-        }
+        varying = {key for key in OF_THE_RUN for table in (mine, other) if key in table and table[key].nunique() > 1}
         apart = OF_THE_RUN - varying | INCIDENTAL
         before, after = _by_place(mine, apart), _by_place(other, apart)
         for place, row in before.items():
@@ -149,8 +147,6 @@ def _log_ratio(a: Sequence[float], b: Sequence[float], x: float, y: float, is_ex
     value = math.log(y / x) if min(x, y) > 0 else 0.0 if x == y else math.copysign(math.inf, y - x)
     if is_exact:
         return Interval(value, value, value, 1, "samples")
-    if not a or not b:
-        return Interval(value, -math.inf, math.inf, 0, "samples", p=1.0)
 
     def bounds(level: float) -> tuple[float, float]:
         one = ratio_interval(b, a, level)
@@ -167,9 +163,8 @@ def _log_ratio(a: Sequence[float], b: Sequence[float], x: float, y: float, is_ex
 
 def table_of(found: Sequence[Change]) -> Table:
     """A row a change; where: the coordinates in which rows of the metric differ."""
-    return Table(
-        HEAD, [_words(one, [other.at for other in found if other.metric == one.metric]) for one in found], left=2, group=0
-    )
+    places = {metric: [one.at for one in found if one.metric == metric] for metric in METRICS}
+    return Table(HEAD, [_words(one, places[one.metric]) for one in found], left=2, group=0)
 
 
 def _words(one: Change, places: Sequence[Mapping[str, Coordinate]]) -> list[str]:
@@ -217,10 +212,9 @@ def find_run(word: str, roots: Sequence[Path]) -> Run:
     whole = [folder for folder in named if folder.name == word]
     first = {(folder.parent.name, folder.name): folder for folder in reversed(whole or named)}
     if len(first) != 1:
-        told = (
-            f"is how several begin: {', '.join(sorted(name for _, name in first))}" if first else "is no run's folder or run_id"
-        )
-        raise NotComparable(f"'{word}' {told}; looked in {', '.join(map(str, roots))}")
+        several = f"is how several begin: {', '.join(sorted(map('/'.join, first)))}; give a folder, or more of the run_id"
+        none = f"is no run's folder or run_id; looked in {', '.join(map(str, roots))}"
+        raise NotComparable(f"'{word}' {several if first else none}")
     (folder,) = first.values()
     return read_run(folder)
 
@@ -240,7 +234,9 @@ def main() -> int:
     except (NotComparable, CorruptResults) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(*table_of(found).text(), *captions(found), sep="\n")
+    alone = [len(_judged(run)) - len(found) for run in (a, b)]
+    told = [f"measured in A alone: {alone[0]}, in B alone: {alone[1]}"] if any(alone) else []
+    print(*table_of(found).text(), *told, *captions(found), sep="\n")
     return 1 if any(one.verdict == "worse" for one in found) else 0
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench import compare
-from bench.results import PUBLISHED, Row, Run
+from bench.results import PUBLISHED, At, Row, Run
 from bench.tests.synthetic_runs import Bench
 
 DRAW = np.random.default_rng(0)
@@ -19,13 +19,13 @@ CLUSTERS = "persuasion:20,northanger_abbey:20"
 
 def nll(samples: Iterable[float], context: int = 512, clusters: str = CLUSTERS, model: str = "mamba") -> Row:
     values = tuple(map(float, samples))
-    at = {"model": model, "backbone": "mamba", "context": context, "clusters": clusters, "params": len(model)}
+    at: At = {"model": model, "backbone": "mamba", "context": context, "clusters": clusters, "params": len(model)}
     return Row(metric="nll", value=float(np.mean(values)), unit="nat/token", at=at, samples=values)
 
 
 def latency(samples: Iterable[float], context: int = 512) -> Row:
     values = tuple(map(float, samples))
-    at = {"model": "mamba", "backbone": "mamba", "context": context, "phase": "step"}
+    at: At = {"model": "mamba", "backbone": "mamba", "context": context, "phase": "step"}
     return Row(metric="latency", value=float(np.median(values)), unit="s", at=at, samples=values)
 
 

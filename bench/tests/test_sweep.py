@@ -49,7 +49,7 @@ def of_status(monkeypatch: pytest.MonkeyPatch, *told: str) -> int:
 
 def attempts(folder: Path) -> dict[str, tuple[str, float]]:
     """Status and the moment of the last change of every run, by what it was told."""
-    found = {}
+    found: dict[str, tuple[str, float]] = {}
     for path in folder.glob("runs/*/*/run.json"):
         run = read_run(path.parent)
         found[run.config["experiment"]["measure"]["how"]] = (run.manifest.status, path.stat().st_mtime_ns)
@@ -170,9 +170,8 @@ def test_every_sweep_lists_each_cell_once_and_tells_it_apart(name: str) -> None:
 
 
 def test_a_sweep_takes_overrides_and_pairs_what_belongs_together() -> None:
-    pairs = {
-        (run.size.name, run.budget.name, run.optim.name) for _, run in cells_of("scaling", ["model=mamba", "size=125m,1.3b"])
-    }
+    scaling = cells_of("scaling", ["model=mamba", "size=125m,1.3b"])
+    pairs = {(run.size.name, run.budget.name, run.optim.name) for _, run in scaling}
     assert pairs == {(size, f"paper_{size}", f"paper_{size}") for size in ("125m", "1.3b")}
     told = [label for label, _ in cells_of("learning_rate", ["optim.lr=0.5", "model=mamba,transformer"])]
     assert told == ["model=mamba", "model=transformer"]
