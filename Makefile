@@ -32,7 +32,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 TORCHLESS_READY := $(VENV)/.ready-torchless
 TORCH_READY := $(VENV)/.torch-$(TORCH)
 # Tests that import no torch, for a second Python version.
-TORCHLESS_TESTS := $(addprefix bench/tests/test_,$(addsuffix .py,config results budget stats figures data corpus report))
+TORCHLESS_TESTS := $(addprefix bench/tests/test_,$(addsuffix .py,config results budget stats compare figures data corpus report))
 
 .PHONY: help
 help: ## this list

@@ -5,7 +5,6 @@ Runs one experiment, or finds it done, and says where its rows are. Nothing belo
 
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -31,7 +30,8 @@ def main(config: DictConfig) -> None:
     except ConfigError as error:
         sys.exit(f"error: {error}")
     if (job := HydraConfig.get()).mode == RunMode.MULTIRUN:
-        _one_of_a_sweep(run, Path(job.sweep.dir), is_watched=job.runtime.choices["hydra/launcher"] == "basic")
+        # of several cells at once on one terminal, none is shown as it goes
+        _one_of_a_sweep(run, Path(job.sweep.dir), is_watched=job.runtime.choices["hydra/launcher"] != "joblib")
         return
     if run.dry:
         from bench.survey import cells, table
@@ -51,8 +51,6 @@ def _alone(run: RunConfig) -> None:
             outcome = execute(run, lambda fraction, note="": show(Message(0, fraction, note)))
     except EXPECTED as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        _interrupted()
     manifest = outcome.manifest
     before = "" if outcome.is_new else ", as before"
     stale = ", by other sources: refresh=stale repeats it" if outcome.is_stale else ""
@@ -69,15 +67,7 @@ def _one_of_a_sweep(run: RunConfig, folder: Path, is_watched: bool) -> None:
     said = folder / "multirun.yaml"
     write_atomic(said, without_secrets(said.read_text()))  # it repeats the command line
     run.tracking.group = run.tracking.group or folder.name
-    try:
-        run_cell(run, folder, is_watched)
-    except KeyboardInterrupt:
-        _interrupted()
-
-
-def _interrupted() -> NoReturn:
-    print("interrupted: the same command goes on from here", file=sys.stderr)
-    sys.exit(130)
+    run_cell(run, folder, is_watched)
 
 
 if __name__ == "__main__":
@@ -86,4 +76,8 @@ if __name__ == "__main__":
         check_keys([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

@@ -15,7 +15,7 @@ from bench.progress import label_of
 from bench.results import PUBLISHED, read_done, read_run
 from bench.standing import standing_of
 from bench.survey import Cell, cells, left_s, table
-from bench.sweep import cells_of, of_sweep, sweep_names
+from bench.sweep import as_they_stand, cells_in, cells_of, sweep_names
 from bench.tier import load_tier, tier_names
 
 DONE = ("done", "stale")
@@ -33,7 +33,7 @@ def found(what: str, overrides: Sequence[str]) -> list[Cell]:
     if what in tier_names():
         return cells((label_of(run), run) for run in load_tier(what, overrides).runs)
     if (folder / "multirun.yaml").exists():
-        return of_sweep(folder)
+        return as_they_stand(cells_in(folder), folder)
     runs = sorted(path.parent for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}run.json"))
     if not runs:
         known = f"sweeps: {', '.join(sweep_names())}; tiers: {', '.join(tier_names())}"

@@ -10,7 +10,7 @@ import json
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,8 @@ def _file(folder: Path, run: RunConfig) -> Path:
     return folder / f"{hash_of(identity(run))}.json"
 
 
-def of_sweep(folder: Path, timed: bool = True) -> list[Cell]:
-    """The cells of a sweep by its folder; where how its job ended is the latest news, that is told. timed: as for ``cells``."""
-    labelled = cells_in(folder)
+def as_they_stand(labelled: Labelled, folder: Path, timed: bool = True) -> list[Cell]:
+    """Cells of the sweep in ``folder``; where how its job ended is the latest news, that is told. timed: as for ``cells``."""
     by_label = dict(labelled)
     return [replace(cell, standing=_overlaid(cell.standing, by_label[cell.label], folder)) for cell in cells(labelled, timed)]
 
@@ -109,10 +108,7 @@ def run_cell(run: RunConfig, folder: Path, is_watched: bool) -> Ended:
 
     is_watched: its progress is shown.
     """
-    if run.fail_fast and (failed := [path for path in folder.glob("*.json") if json.loads(path.read_text())["status"] in BAD]):
-        end = Ended("skipped", f"fail_fast: {len(failed)} cell{'s' * (len(failed) > 1)} failed")
-    else:
-        end = _known(run) or _measured(run, is_watched)
+    end = _known(run) or _skipped(run, folder) or _measured(run, is_watched)
     if end.status != "busy":  # of a cell that is there twice, what its other job says
         end.write(folder, run)
     cause = f" ({end.cause})" if end.cause else ""
@@ -133,21 +129,28 @@ def _known(run: RunConfig) -> Ended | None:
     return None if before is None else Ended(before.status, before.cause)
 
 
+def _skipped(run: RunConfig, folder: Path) -> Ended | None:
+    ends = [json.loads(path.read_text())["status"] for path in folder.glob("*.json")] if run.fail_fast else []
+    failed = [status for status in ends if status in BAD]
+    return Ended("skipped", f"fail_fast: {len(failed)} cell{'s' * (len(failed) > 1)} failed") if failed else None
+
+
 def _measured(run: RunConfig, is_watched: bool) -> Ended:
     last = Message(0)
-    messages = Pool([run], [None], 1).run()
-    if is_watched:
-        with shown(Board([Job(label_of(run))])) as show:
-            for last in messages:
-                if not last.status:
-                    show(last)
-    else:
-        *_, last = messages
+    with shown(Board([Job(label_of(run))])) if is_watched else nullcontext(_say) as show:
+        for last in Pool([run], [None], 1).run():
+            if not last.status:
+                show(last)
     if last.status == "killed":
         from bench.run import record_killed  # torch
 
         record_killed(run, last.cause)
     return Ended(last.status, last.cause)
+
+
+def _say(message: Message) -> None:
+    if message.said:
+        print(message.said, file=sys.stderr, flush=True)
 
 
 class Telling(Callback):
@@ -166,7 +169,7 @@ class Telling(Callback):
     def _start(self, config: DictConfig) -> None:
         hydra = OmegaConf.to_container(config.hydra, resolve=False)
         assert isinstance(hydra, dict)
-        labelled = _labelled(hydra["sweeper"]["params"] or {}, hydra["overrides"]["task"])
+        self.labelled = labelled = _labelled(hydra["sweeper"]["params"] or {}, hydra["overrides"]["task"])
         _check(labelled, config.hydra.runtime.choices["hydra/launcher"])
         found = cells(labelled, timed=labelled[0][1].dry)
         if labelled[0][1].dry:
@@ -176,7 +179,7 @@ class Telling(Callback):
         print(f"{sum_of(found, plan=True)}\npython -m bench.status {config.hydra.sweep.dir} tells how they stand", flush=True)
 
     def _end(self, folder: Path) -> None:
-        found = of_sweep(folder, timed=False)
+        found = as_they_stand(self.labelled, folder, timed=False)
         print(*causes(found), sum_of(found), sep="\n")
         if any(cell.standing.status in BAD for cell in found):
             sys.exit(1)

@@ -126,13 +126,12 @@ def wait_for(look: Callable[[], list[Path]], seconds: float) -> list[Path]:
 
 
 def test_fail_fast_begins_no_further_cell(tmp_path: Path) -> None:
-    failed = micro_run(tmp_path, "state_vs_context", "seed=1")
-    next_one = micro_run(tmp_path, "state_vs_context", "fail_fast=true")
-    Ended("done").write(tmp_path, failed)
-    execute(next_one)  # so that it is found done, and no process is started
-    assert run_cell(next_one, tmp_path, is_watched=False).status == "done"
-    Ended("oom").write(tmp_path, failed)
-    assert run_cell(next_one, tmp_path, is_watched=False) == Ended("skipped", "fail_fast: 1 cell failed")
+    one, other = (micro_run(tmp_path, "state_vs_context", f"seed={seed}", "fail_fast=true") for seed in (0, 1))
+    Ended("oom").write(tmp_path, one)
+    assert run_cell(other, tmp_path, is_watched=False) == Ended("skipped", "fail_fast: 1 cell failed")
+    assert not (tmp_path / "runs").exists()
+    execute(other)
+    assert run_cell(other, tmp_path, is_watched=False) == Ended("done")
 
 
 def test_a_run_that_nobody_measures_any_more_was_killed(

@@ -11,7 +11,7 @@ import kernels
 
 ROOT = Path(__file__).parents[2]
 TORCHLESS = (
-    *("config", "results", "standing", "survey", "sweep", "secrets", "budget", "stats", "figures", "report"),
+    *("config", "results", "standing", "survey", "sweep", "compare", "secrets", "budget", "stats", "figures", "report"),
     *("progress", "display", "tracking"),
 )
 FORBIDDEN = {"kernels/**/*.py": {"models", "bench"}, "models/**/*.py": {"bench"}}
