@@ -74,22 +74,24 @@ def test_bad_cells_cost_no_other_are_all_told_and_begin_again_as_asked_under_eve
     assert summary[3].startswith("3 cells: ")
 
     (folder,) = (tmp_path / "runs" / ".multirun").iterdir()
-    (tmp_path / "flag").touch()  # from now on all end well
-    assert sweep(monkeypatch, *told, "retry=none") == 1  # the killed cell goes on, what failed stays
-    second = attempts(tmp_path)
-    assert second == first | {"killed": second["killed"]}
-    assert second["killed"][0] == "done"
-    capfd.readouterr()
     assert of_status(monkeypatch, str(folder)) == 1
-    out = capfd.readouterr().out
-    assert "3 cells: 1 failed, 1 oom, 1 done" in out
-    assert "experiment.measure.how=oom: OutOfMemoryError: told to have no memory" in out
+    assert "3 cells: 1 failed, 1 oom, 1 killed; about" in capfd.readouterr().out
 
-    assert sweep(monkeypatch, *told, "retry=oom", "launcher=submitit_local") == 0
-    third = attempts(tmp_path)
-    assert {how: state for how, (state, _) in third.items()} == dict.fromkeys(causes, "done")
-    assert third["killed"] == second["killed"]  # done is not touched
-    assert of_status(monkeypatch, str(folder)) == 0
+    (tmp_path / "flag").touch()  # from now on all end well
+    assert sweep(monkeypatch, *told, "launcher=submitit_local") == 1  # what failed begins anew, what was killed goes on
+    second = attempts(tmp_path)
+    assert {how: state for how, (state, _) in second.items()} == {"failed": "done", "oom": "oom", "killed": "done"}
+    assert second["oom"] == first["oom"]
+
+    capfd.readouterr()
+    assert sweep(monkeypatch, *told) == 1  # nothing is left to do, and what is left undone is told
+    assert attempts(tmp_path) == second
+    out = capfd.readouterr().out
+    assert out.splitlines()[0] == "3 cells: 2 done, 1 oom"
+    assert out.splitlines()[-2:] == [
+        "oom: +experiment.measure.how=oom: OutOfMemoryError: told to have no memory",
+        "3 cells: 2 done, 1 oom",
+    ]
     assert len(list((tmp_path / "runs" / ".multirun").iterdir())) == 3  # a call never writes to another's folder
 
 
