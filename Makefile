@@ -11,8 +11,11 @@ EXTRAS ?= core
 TIER ?= nano
 # SEEDS=2 trains every model twice, instead of once
 SEEDS ?=
-# further KEY=VALUE for every run of the tier: ARGS='refresh=stale'
+# further KEY=VALUE for every run of the tier or the sweep: ARGS='refresh=stale'
 ARGS ?=
+# the sweep of make sweep, a file of conf/sweep; DRY=1 runs nothing of it
+NAME ?=
+DRY ?=
 # what make report and make wandb-report are made from: a folder of runs; where the latter goes
 RESULTS ?= results/published
 ENTITY ?=
@@ -29,7 +32,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 TORCHLESS_READY := $(VENV)/.ready-torchless
 TORCH_READY := $(VENV)/.torch-$(TORCH)
 # Tests that import no torch, for a second Python version.
-TORCHLESS_TESTS := $(addprefix bench/tests/test_,$(addsuffix .py,config results budget stats figures data corpus report))
+TORCHLESS_TESTS := $(addprefix bench/tests/test_,$(addsuffix .py,config results budget stats compare figures data corpus report))
 
 .PHONY: help
 help: ## this list
@@ -59,6 +62,11 @@ bench-kernels: ## check every kernel, then time it beside others on one GPU: rep
 .PHONY: plan
 plan: $(VENV)/.ready-core ## what TIER would run: cells, device, minutes, FLOPs, what exists; runs nothing
 	@$(BIN)/python -m bench.reproduce plan $(TIER_ARGS)
+
+.PHONY: sweep
+sweep: $(VENV)/.ready-core ## make sweep NAME=learning_rate: run a sweep of conf/sweep, or what is left of it; DRY=1 tells its cells and runs nothing
+	@[ -n '$(NAME)' ] || { echo "say which sweep: make sweep NAME=…, one of" $$(basename -s .yaml conf/sweep/*.yaml) >&2; exit 2; }
+	@$(BIN)/python -m bench sweep=$(NAME) $(if $(DRY),dry=true) $(ARGS)
 
 .PHONY: figures
 figures: $(TORCHLESS_READY) ## draw the published rows of TIER alone: seconds, no torch

@@ -11,12 +11,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from bench.config import CONF, ConfigError, parse, register
+from bench.config import CONF, ConfigError, RunConfig, parse, register
 from bench.display import shown
 from bench.overrides import check_keys
 from bench.progress import Board, Job, Message, label_of
 from bench.results import write_atomic
 from bench.secrets import without_secrets
+from bench.sweep import run_cell
 from bench.tracking.process import check
 
 
@@ -28,7 +29,19 @@ def main(config: DictConfig) -> None:
         check(run.tracking)
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    run.tracking.group = run.tracking.group or sweep()
+    if (job := HydraConfig.get()).mode == RunMode.MULTIRUN:
+        # of several cells at once on one terminal, none is shown as it goes
+        _one_of_a_sweep(run, Path(job.sweep.dir), is_watched=job.runtime.choices["hydra/launcher"] != "joblib")
+        return
+    if run.dry:
+        from bench.survey import cells, table
+
+        print(f"{table(cells([('', run)]), plan=True)}\ndry=true: nothing was run")
+        return
+    _alone(run)
+
+
+def _alone(run: RunConfig) -> None:
     from bench.errors import EXPECTED  # torch is imported only once the configuration is known to be right
     from bench.run import execute
 
@@ -38,27 +51,23 @@ def main(config: DictConfig) -> None:
             outcome = execute(run, lambda fraction, note="": show(Message(0, fraction, note)))
     except EXPECTED as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
     manifest = outcome.manifest
-    before = "" if outcome.is_new else ", done before"
+    before = "" if outcome.is_new else ", as before"
     stale = ", by other sources: refresh=stale repeats it" if outcome.is_stale else ""
     print(f"{manifest.status}{before}{stale}: {run.results}/{manifest.experiment}/{manifest.run_id}, {manifest.seconds:.1f} s")
     if manifest.status == "partial":
         print(f"{manifest.cause}; the same command goes on")
     elif manifest.status != "done":
-        sys.exit(f"error: {manifest.cause}")
+        word = "all" if manifest.status == "diverged" else manifest.status
+        again = "" if outcome.is_new else f"; retry={word} begins it anew"
+        sys.exit(f"error: {manifest.cause}{again}")
 
 
-def sweep() -> str | None:
-    """The name of the sweep that this job is of, if it is of one: its folder's, in which Hydra says what was swept."""
-    job = HydraConfig.get()
-    if job.mode != RunMode.MULTIRUN:
-        return None
-    said = Path(job.sweep.dir) / "multirun.yaml"
+def _one_of_a_sweep(run: RunConfig, folder: Path, is_watched: bool) -> None:
+    said = folder / "multirun.yaml"
     write_atomic(said, without_secrets(said.read_text()))  # it repeats the command line
-    return said.parent.name
+    run.tracking.group = run.tracking.group or folder.name
+    run_cell(run, folder, is_watched)
 
 
 if __name__ == "__main__":
@@ -67,4 +76,8 @@ if __name__ == "__main__":
         check_keys([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

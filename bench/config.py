@@ -4,7 +4,8 @@
 bench/build.py makes them, so that composing, planning and drawing need no torch.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.data.tokenizer import vocab_named
-from bench.results import ROOT, hash_of
+from bench.results import RETRIES, ROOT, hash_of
 
 CONF = ROOT / "conf"
 
@@ -241,12 +243,15 @@ class RunConfig:
     seed: int = 0
     results: str = "results/runs"
     refresh: str = "none"
+    retry: str = "failed"
+    fail_fast: bool = False
+    dry: bool = False
     max_minutes: float | None = None
 
 
 # What says where, when and how a run is measured, and what only explains it: neither changes its numbers.
 # (How a training is run does change its time, so what measures that holds a copy of ``train``.)
-UNRECORDED = ("results", "refresh", "tracking", "max_minutes")
+UNRECORDED = ("results", "refresh", "retry", "fail_fast", "dry", "tracking", "max_minutes")
 VOLATILE = (
     *(*UNRECORDED, "device.workers", "device.flop_rate", "device.peak_rate"),
     *("train", "optim.searched", "optim.lr_source", "experiment.modelless", "experiment.extra"),
@@ -285,6 +290,7 @@ def parse(config: DictConfig | ListConfig) -> RunConfig:
             f"train.micro_batch={run.train.micro_batch} is not possible; give sequences, or 0 for the whole batch"
         )
     _one_of("refresh", run.refresh, ("none", "stale", "all"))
+    _one_of("retry", run.retry, tuple(RETRIES))
     _one_of("tracking.name", run.tracking.name, ("none", "wandb"))
     for what in run.tracking.upload:
         _one_of("tracking.upload", what, ("rows", "results", "weights", "figures"))
@@ -304,6 +310,17 @@ def _one_of(key: str, value: str, possible: Sequence[str]) -> None:
         raise ConfigError(f"{key}={value} is not possible; choose from: {', '.join(possible)}")
 
 
+@contextmanager
+def conf() -> Iterator[None]:
+    """Within it Hydra reads conf/; where ``python -m bench`` runs, it does so already."""
+    register()
+    if GlobalHydra.instance().is_initialized():
+        yield
+    else:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+
+
 def compose_run(overrides: Iterable[str]) -> RunConfig:
     """The run that ``python -m bench OVERRIDES`` would make; see ``compose_runs``."""
     return compose_runs([overrides])[0]
@@ -315,9 +332,8 @@ def compose_runs(jobs: Sequence[Iterable[str]]) -> list[RunConfig]:
     Raises:
         ConfigError: a choice or a value is not possible; the message says what is.
     """
-    register()
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with conf():
             return [parse(compose("config", list(job))) for job in jobs]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error

@@ -6,21 +6,29 @@ The grammar is Hydra's own.
 import itertools
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from importlib.metadata import distributions
 from typing import Any, get_args, get_type_hints
 
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from bench.config import CONF, ConfigError, RunConfig, register
+from bench.config import ConfigError, RunConfig, conf
 
 
 def check_keys(overrides: Sequence[str]) -> None:
     """Raises ConfigError where an override's key is not in the schema; the message lists the keys that are."""
     for override in OverridesParser.create().parse_overrides(list(overrides)):
-        if not override.is_add() and not override.key_or_group.startswith("hydra"):
+        if override.key_or_group == "launcher":
+            _check_launcher(str(override.value()))
+        elif not override.is_add() and not override.key_or_group.startswith(("hydra", "sweep")):
             _check_key(override)
+
+
+def _check_launcher(name: str) -> None:
+    package = {"joblib": "hydra-joblib-launcher"}.get(name, "hydra-submitit-launcher")
+    if name != "local" and not list(distributions(name=package)):
+        raise ConfigError(f"launcher={name} needs {package}, which is not installed: make setup EXTRAS=launchers")
 
 
 def _check_key(override: Override) -> None:
@@ -38,13 +46,12 @@ def _check_key(override: Override) -> None:
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
     """The single jobs of a sweep: ``model=a,b seed=range(3)`` are six; ``glob(*)`` is every choice."""
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with conf():
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        choices = []
+        choices: dict[str, list[str]] = {}  # of words with the same key, the last
         for override in parser.parse_overrides(list(overrides)):
             key = override.get_key_element()
             is_swept = override.is_sweep_override()
             values = override.sweep_string_iterator() if is_swept else [override.get_value_element_as_str()]
-            choices.append([f"{key}={value}" for value in values])
-    return [list(job) for job in itertools.product(*choices)]
+            choices[key] = [f"{key}={value}" for value in values]
+    return [list(job) for job in itertools.product(*choices.values())]

@@ -15,7 +15,6 @@ from multiprocessing.process import BaseProcess
 
 from bench.config import RunConfig
 from bench.progress import Message
-from bench.results import FAILURES
 
 PROGRESS_EVERY_S = 0.5
 GOOD = ("done",)
@@ -60,7 +59,7 @@ class Pool:
                         yield self._noted(self._receive(worker))
         finally:
             for worker in self._crew:
-                worker.process.terminate()
+                worker.process.kill()
                 worker.process.join()
 
     def _noted(self, message: Message) -> Message:
@@ -108,6 +107,8 @@ class Pool:
 
     def _hire(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
+        if multiprocessing.get_start_method() == "loky":  # joblib's, of which a new process knows nothing
+            multiprocessing.set_start_method("spawn", force=True)
         (ours, theirs), (words, spoken) = context.Pipe(), context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(theirs, spoken), daemon=True)
         process.start()
@@ -142,11 +143,12 @@ def _said(worker: _Worker) -> Iterator[Message]:
 
 def _work(pipe: Connection, words: Connection) -> None:
     """A worker's life: cells come through the pipe, messages go back; its standard output and standard error are ``words``."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):  # Ctrl-C, Slurm's: for the parent, which ends its workers
+        signal.signal(number, signal.SIG_IGN)
     for stream in (1, 2):
         os.dup2(words.fileno(), stream)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    from bench.run import execute, find  # torch: imported once a worker
+    from bench.run import execute, status_of  # torch: imported once a worker
 
     while True:
         cell, run = pipe.recv()
@@ -162,9 +164,7 @@ def _work(pipe: Connection, words: Connection) -> None:
             manifest = execute(run, progress).manifest
             _tell(pipe, Message(cell, 1.0, status=manifest.status, cause=manifest.cause))
         except Exception as error:  # noqa: BLE001  whatever it was, its status is recorded and the other cells go on
-            left = find(run)
-            status = left.status if left is not None and left.status in FAILURES else "failed"
-            _tell(pipe, Message(cell, status=status, cause=f"{type(error).__name__}: {error}"))
+            _tell(pipe, Message(cell, status=status_of(error), cause=f"{type(error).__name__}: {error}"))
 
 
 def _tell(pipe: Connection, message: Message) -> None:

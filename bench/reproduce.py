@@ -6,38 +6,39 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.build import prepare
-from bench.config import RunConfig, record, training
+from bench.config import RunConfig, training
 from bench.data.corpus import find_corpus
 from bench.data.prepare import Told
 from bench.data.prepare import prepare as prepare_corpus
 from bench.display import shown
 from bench.errors import EXPECTED
 from bench.forecast import Forecast, forecast
-from bench.hardware import NoDevice, device_name
+from bench.hardware import device_name
 from bench.pool import Pool
 from bench.progress import Board, Job, label_of, seconds_together
-from bench.results import FAILURES, PUBLISHED, SETTLED, hash_of_sources, open_run, read_runs
-from bench.run import describe, find, record_failure
+from bench.results import FAILURES, PUBLISHED, read_runs
+from bench.run import describe, record_killed
+from bench.standing import Standing, standing
 from bench.tier import Tier, load_tier
 from bench.tracking.process import check
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A run of the tier, how it stands (a manifest's status, "to do" or "stale") and what it will take."""
+    """A run of the tier, how it stands and what it will take."""
 
     run: RunConfig
-    status: str
+    standing: Standing
     forecast: Forecast
 
     @property
     def is_settled(self) -> bool:
         """Nothing is left to do."""
-        return self.status in (*SETTLED, "stale")
+        return not self.standing.is_left
 
     @property
     def job(self) -> Job:
@@ -49,19 +50,7 @@ def survey(tier: Tier) -> list[Cell]:
     """Every cell as it stands."""
     roots = {Path(run.results) for run in tier.runs} | {PUBLISHED}
     known = read_runs(sorted(roots))
-    return [Cell(run, _status(run), forecast(run, known)) for run in tier.runs]
-
-
-def _status(run: RunConfig) -> str:
-    try:
-        manifest = find(run)
-    except NoDevice:  # a plan needs none
-        return "no device"
-    if manifest is None:
-        return "to do"
-    if manifest.status in SETTLED:
-        return manifest.status if manifest.sources == hash_of_sources() else "stale"
-    return "interrupted" if manifest.status == "running" else manifest.status
+    return [Cell(run, standing(run), forecast(run, known)) for run in tier.runs]
 
 
 def check_trainings(cells: Sequence[Cell]) -> None:
@@ -87,7 +76,7 @@ def plan_text(cells: Sequence[Cell], workers: int) -> str:
     for cell in cells:
         guess = " " if cell.forecast.is_measured else "~"
         minutes = f"{guess}{cell.forecast.seconds / 60:.2f}"
-        facts = f"{cell.run.device.name:8}  {minutes:>8}  {cell.forecast.flops:9.2e}  {cell.status}"
+        facts = f"{cell.run.device.name:8}  {minutes:>8}  {cell.forecast.flops:9.2e}  {cell.standing.plan}"
         lines.append(f"{cell.job.label:{width}}  {_trained_at(cell.run):>10}  {facts}")
     left = [cell for cell in cells if not cell.is_settled]
     seconds = seconds_together([cell.job for cell in left], workers)
@@ -115,13 +104,17 @@ def _trained_at(run: RunConfig) -> str:
 def run_tier(cells: Sequence[Cell], workers: int) -> dict[str, str]:
     """Runs what is not settled, printing as it goes; returns the cause of each cell that failed, by its label."""
     todo = [cell for cell in cells if not cell.is_settled]
-    failures = {cell.job.label: cell.status for cell in cells if cell.is_settled and cell.status in FAILURES}
+    failures = {
+        cell.job.label: f"{cell.standing.status}: {cell.standing.cause}"
+        for cell in cells
+        if cell.is_settled and cell.standing.status in FAILURES
+    }
     board = Board([cell.job for cell in todo], workers, before=len(cells) - len(todo))
     print(f"{len(cells)} cells, {board.before} done before, {len(todo)} to do", flush=True)
     with shown(board) as show:
         for message in Pool([cell.run for cell in todo], _needs(todo), workers).run():
             if message.status == "killed":
-                _record_killed(todo[message.job].run, message.cause)
+                record_killed(todo[message.job].run, message.cause)
             if message.status not in ("", "done", "partial"):
                 failures[todo[message.job].job.label] = f"{message.status}: {message.cause}"
             show(message)
@@ -132,14 +125,6 @@ def _needs(cells: Sequence[Cell]) -> list[int | None]:
     """Of each cell, the one that trains its model, where that is still to be done."""
     trains = {describe(cell.run).run_id: n for n, cell in enumerate(cells) if cell.run.experiment.trains}
     return [trains.get(describe(training(cell.run)).run_id) if cell.run.experiment.trained else None for cell in cells]
-
-
-def _record_killed(run: RunConfig, cause: str) -> None:
-    with open_run(Path(run.results), describe(run), record(run)) as recorder:
-        if recorder.manifest.status not in SETTLED:  # it may have died when all was done
-            attempts = max(1, recorder.manifest.attempts - 1)  # to record a death is no attempt
-            recorder.manifest = replace(recorder.manifest, attempts=attempts)
-            record_failure(recorder, "killed", cause, run, {})
 
 
 def main() -> int:

@@ -14,12 +14,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -28,8 +28,10 @@ from bench.secrets import without_secrets
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "results" / "published"
 FAILURES = ("failed", "oom", "diverged", "killed")
-# Statuses that a second call does not change: the same run would diverge, or run out of memory, again.
-SETTLED = ("done", "diverged", "oom")
+# Statuses that a second call does not change by itself, but where ``refresh`` or ``retry`` ask for it.
+SETTLED = ("done", "failed", "diverged", "oom")
+# What each word of ``retry`` begins anew: a failure may be mended by now; memory would be short, and a loss diverge, again.
+RETRIES = {"none": (), "failed": ("failed",), "oom": ("failed", "oom"), "all": ("failed", "oom", "diverged")}
 # Statuses from which a second call goes on, and metrics of rows that only say how it stands until then.
 UNFINISHED = ("running", "killed", "partial")
 PROVISIONAL = ("failure", "not_run")
@@ -134,25 +136,39 @@ class Recorder:
         write_manifest(self.folder, self.manifest)
 
 
+@dataclass(frozen=True)
+class Again:
+    """Which runs that ended a call repeats: refresh (none | stale | all), retry (a word of RETRIES)."""
+
+    refresh: str = "none"
+    retry: str = "failed"
+
+    def covers(self, before: Manifest, sources: str) -> bool:
+        """Whether a run that ended so, made by its own sources, is begun anew by the code of ``sources``."""
+        is_refreshed = self.refresh == "all" or (self.refresh == "stale" and before.sources != sources)
+        return is_refreshed or before.status in RETRIES[self.retry]
+
+
 @contextmanager
-def open_run(root: Path, manifest: Manifest, config: Mapping[str, Any], refresh: str = "none") -> Iterator[Recorder]:
+def open_run(
+    root: Path, manifest: Manifest, config: Mapping[str, Any], again: Again | None = None, wait: bool = False
+) -> Iterator[Recorder]:
     """Locks the run's folder and opens it for writing, or goes on where an interrupted attempt of the same code stopped.
 
-    The lock dies with the process, kill -9 included. What other code left unfinished, and what failed, is begun anew.
-    What is settled comes back as it is, unless ``refresh`` asks to repeat it: another process may have settled it just now.
+    The lock dies with the process, kill -9 included. What other code left unfinished is begun anew. What is settled comes back
+    as it is, unless ``again`` covers it and no other process settled it just now. wait: for a process that holds it.
 
     Raises:
         Busy: another process holds the run.
     """
     folder = root / manifest.experiment / manifest.run_id
     folder.mkdir(parents=True, exist_ok=True)
+    known = read_manifest(folder)
     with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Busy(f"{manifest.run_id} is being measured by another process; wait for it or stop it") from error
+        _lock(lock, manifest.run_id, wait)
         before = read_manifest(folder)
-        if before is not None and before.status in SETTLED and not is_asked_for(before, manifest.sources, refresh):
+        is_repeated = before == known and before is not None and (again or Again()).covers(before, manifest.sources)
+        if before is not None and before.status in SETTLED and not is_repeated:
             yield Recorder(folder, before, list(_read_rows(folder)))
             return
         recorder = _resume(folder, before, manifest) or _begin(folder, manifest, config)
@@ -160,9 +176,29 @@ def open_run(root: Path, manifest: Manifest, config: Mapping[str, Any], refresh:
         yield recorder
 
 
-def is_asked_for(before: Manifest, sources: str, refresh: str) -> bool:
-    """Whether ``refresh`` (none | stale | all) wants the run repeated whatever its status."""
-    return refresh == "all" or (refresh == "stale" and before.sources != sources)
+def _lock(lock: IO[str], run_id: str, wait: bool) -> None:
+    """Raises Busy where another process holds it for longer than a look of is_held takes."""
+    for pause_s in (0.05, None):
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            if pause_s is None:
+                raise Busy(f"{run_id} is being measured by another process; wait for it or stop it") from error
+            time.sleep(pause_s)
+    return None
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process is at work on a run's folder."""
+    path = folder / ".lock"
+    if not path.exists():
+        return False
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _resume(folder: Path, before: Manifest | None, manifest: Manifest) -> Recorder | None:
@@ -263,6 +299,19 @@ def read_runs(roots: Iterable[Path]) -> list[Run]:
     for root in roots:
         published = root.resolve() == PUBLISHED
         found += [read_run(path.parent, published) for path in sorted(root.glob("*/*/run.json"))]
+    return found
+
+
+def read_done(roots: Iterable[Path]) -> list[Run]:
+    """Every done run below ``roots``, without its rows: quick, and no matter what others write there meanwhile."""
+    found = []
+    for root in roots:
+        for path in sorted(root.glob("*/*/run.json")):
+            manifest = read_manifest(path.parent)
+            if manifest is not None and manifest.status == "done":
+                with suppress(FileNotFoundError):  # it is being begun again
+                    config = yaml.safe_load((path.parent / "config.yaml").read_text())
+                    found.append(Run(manifest, config, (), path.parent, root.resolve() == PUBLISHED))
     return found
 
 

@@ -7,14 +7,16 @@ import torch
 from hydra.utils import instantiate
 
 from bench.build import prepare
-from bench.config import RunConfig, identity, record, run_id, training
+from bench.config import RunConfig, identity, record, training
 from bench.hardware import OUT_OF_MEMORY, device_name, versions
 from bench.lab import Lab, Unfinished
 from bench.progress import Progress, silent
 from bench.results import (
     FAILURES,
     SETTLED,
+    Again,
     At,
+    Busy,
     Coordinate,
     Manifest,
     Recorder,
@@ -22,12 +24,10 @@ from bench.results import (
     git_state,
     hash_of,
     hash_of_sources,
-    is_asked_for,
     now,
     open_run,
-    read_manifest,
-    read_run,
 )
+from bench.standing import BLOCKED, again, find_settled, identify
 from bench.tracking.process import tracked
 from bench.train import CorruptCheckpoint, Diverged
 
@@ -50,12 +50,15 @@ class Outcome:
 
 
 def describe(run: RunConfig) -> Manifest:
-    """The manifest that the run would begin with."""
+    """The manifest that the run would begin with.
+
+    Raises:
+        NoDevice: its device is not here.
+    """
     device, found = device_name(run.device.type), versions()
     git_sha, dirty = git_state()
-    measuring = {name: found[name] for name in ("torch", "triton") if name in found}
     return Manifest(
-        run_id=run_id(run, {"device": device} | measuring),
+        run_id=identify(run),
         experiment=run.experiment.name,
         config_hash=hash_of(identity(run)),
         git_sha=git_sha,
@@ -68,24 +71,18 @@ def describe(run: RunConfig) -> Manifest:
     )
 
 
-def find(run: RunConfig) -> Manifest | None:
-    """The manifest that an earlier call of this run left, if there is one and ``refresh`` does not ask to repeat it."""
-    manifest = describe(run)
-    before = read_manifest(_folder(run, manifest))
-    return None if before is None or is_asked_for(before, manifest.sources, run.refresh) else before
+def execute(run: RunConfig, progress: Progress = silent, wait: bool = False) -> Outcome:
+    """Measures the run, or finds it settled; trains its model first where it needs one.
 
-
-def execute(run: RunConfig, progress: Progress = silent) -> Outcome:
-    """Measures the run, or finds it done; trains its model first where it needs one.
+    wait: for another process that is at work on it. That of its training is waited for anyway.
 
     Raises:
         Busy: another process is at work on it.
-        CorruptResults: it is done, and its files were damaged since.
+        CorruptResults: it is settled, and its files were damaged since.
         Anything that the measurement raises, after its status is recorded.
     """
-    before = find(run)
-    if before is not None and before.status in SETTLED:
-        read_run(_folder(run, before))  # rows that were damaged since are an error, not a result
+    before = find_settled(run)
+    if before is not None:
         return Outcome(before, is_new=False)
     torch.set_num_threads(run.device.threads)
     manifest, start = describe(run), None
@@ -93,7 +90,7 @@ def execute(run: RunConfig, progress: Progress = silent) -> Outcome:
         trained, start = _trained(first.run, run, progress)
         manifest = replace(manifest, seconds=trained.seconds)  # the FLOPs of this run are those of both stages
     weights = _weights(run, progress)
-    with open_run(Path(run.results), manifest, record(run), run.refresh) as recorder:
+    with open_run(Path(run.results), manifest, record(run), again(run), wait) as recorder:
         if recorder.manifest.status in SETTLED:  # another process was faster
             return Outcome(recorder.manifest, is_new=False)
         with tracked(recorder.folder, run.tracking, live=run.experiment.trains):
@@ -113,7 +110,7 @@ def _weights(run: RunConfig, progress: Progress) -> Path | None:
 def _trained(trains: RunConfig, asked_by: RunConfig, progress: Progress) -> tuple[Manifest, Path]:
     """How a training that another run needs went, and its weights; it is done now where it is not yet."""
     trains.refresh = "stale" if asked_by.refresh == "stale" else "none"
-    manifest = execute(trains, lambda fraction, note="": progress(fraction, f"training first, {note}")).manifest
+    manifest = execute(trains, lambda fraction, note="": progress(fraction, f"training first, {note}"), wait=True).manifest
     if manifest.status != "done":
         raise NotTrained(f"{manifest.run_id} has no model, its training {manifest.status}: {manifest.cause}")
     return manifest, _folder(trains, manifest) / "weights.pt"
@@ -141,9 +138,15 @@ def _measure(lab: Lab) -> None:
 
 
 def _fail(lab: Lab, error: Exception) -> None:
-    status = "diverged" if isinstance(error, Diverged) else "oom" if isinstance(error, OUT_OF_MEMORY) else "failed"
+    status = status_of(error)
     cause = f"{type(error).__name__}: {error}"
     record_failure(lab.recorder, status, cause, lab.run, lab.here)
+
+
+def status_of(error: Exception) -> str:
+    """How a call of ``execute`` that raised this ended."""
+    named = {Diverged: "diverged", NotTrained: BLOCKED, Busy: "busy"} | dict.fromkeys(OUT_OF_MEMORY, "oom")
+    return next((status for kind, status in named.items() if isinstance(error, kind)), "failed")
 
 
 def record_failure(recorder: Recorder, status: str, cause: str, run: RunConfig, here: At) -> None:
@@ -157,3 +160,12 @@ def record_failure(recorder: Recorder, status: str, cause: str, run: RunConfig, 
     }
     recorder.write(Row(metric="failure", value=1.0, unit="1", at={**at, **here}))
     recorder.finish(status, cause)
+
+
+def record_killed(run: RunConfig, cause: str) -> None:
+    """What ``record_failure`` leaves, of a run whose process died."""
+    with open_run(Path(run.results), describe(run), record(run), Again(retry="none")) as recorder:
+        if recorder.manifest.status not in SETTLED:  # it may have died when all was done
+            attempts = max(1, recorder.manifest.attempts - 1)  # to record a death is no attempt
+            recorder.manifest = replace(recorder.manifest, attempts=attempts)
+            record_failure(recorder, "killed", cause, run, {})

@@ -81,7 +81,7 @@ def tier_jobs(name: str, overrides: Sequence[str] = ()) -> list[list[str]]:
     check_keys(others)
     told = tier_file(name)
     common = [f"tracking.group={name}", *told["common"]]
-    lines = [_merged([*common, *cell.split(), *_seeded(cell, seeds), *others]) for cell in told["cells"]]
+    lines = [[*common, *cell.split(), *_seeded(cell, seeds), *others] for cell in told["cells"]]
     return [job for line in lines for job in expand(line)]
 
 
@@ -99,11 +99,6 @@ def _may_hold(common: Sequence[str], run: Run) -> bool:
     """Whether a run has the names that all of a tier's cells share: quick to tell, where composing them all takes long."""
     chosen = dict(word.split("=", 1) for word in common)
     return all(run.config.get(group, {}).get("name") == chosen[group] for group in NAMED & set(chosen))
-
-
-def _merged(words: Sequence[str]) -> list[str]:
-    """Of words with the same key, the last."""
-    return list({word.split("=", 1)[0]: word for word in words}.values())
 
 
 def _seeded(cell: str, seeds: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from bench.tier import load_tier, tier_names
 CHOICES = {
     group.name: sorted(path.stem for path in group.glob("*.yaml"))
     for group in sorted(CONF.iterdir())
-    if group.is_dir() and group.name != "tier"
+    if group.is_dir() and group.name not in ("tier", "launcher", "sweep")
 }
 
 

@@ -167,7 +167,7 @@ def test_a_killed_worker_costs_its_cell_one_attempt_and_the_others_nothing(
     assert killed.config["size"]["name"] == "tiny"
     assert found(state).manifest.status == "done"
     assert "killed " in capsys.readouterr().out
-    assert [cell.status for cell in survey(Tier("micro", (), (long, state)))] == ["killed", "done"]
+    assert [cell.standing.status for cell in survey(Tier("micro", (), (long, state)))] == ["killed", "done"]
     with pytest.raises(InterruptedError):
         execute(long, raise_interrupted)  # the next call goes on with it
     again = read_manifest(folder_of(long))

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +17,16 @@ import pytest
 
 from bench.config import run_id
 from bench.results import (
+    RETRIES,
     ROOT,
+    Again,
     Busy,
     CorruptResults,
     Manifest,
     Row,
     hash_of,
     hash_of_sources,
+    is_held,
     open_run,
     read_manifest,
     read_run,
@@ -190,8 +194,38 @@ def test_what_another_process_settled_in_the_meantime_stays(tmp_path: Path, stat
 @pytest.mark.parametrize(("refresh", "sources"), [("all", "5a5a0001"), ("all", "5a5a0002"), ("stale", "5a5a0002")])
 def test_a_settled_run_is_repeated_when_asked_for(tmp_path: Path, refresh: str, sources: str) -> None:
     write(tmp_path, "done")
-    with open_run(tmp_path, replace(MANIFEST, sources=sources), CONFIG, refresh) as recorder:
+    with open_run(tmp_path, replace(MANIFEST, sources=sources), CONFIG, Again(refresh)) as recorder:
         assert (recorder.manifest.status, recorder.rows) == ("running", [])
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [("failed", ("failed", "oom", "all")), ("oom", ("oom", "all")), ("diverged", ("all",)), ("done", ())],
+)
+@pytest.mark.parametrize("retry", RETRIES)
+def test_what_ended_badly_begins_anew_as_asked(tmp_path: Path, status: str, words: tuple[str, ...], retry: str) -> None:
+    write(tmp_path, status)
+    with open_run(tmp_path, MANIFEST, CONFIG, Again(retry=retry)) as recorder:
+        expected = ("running", []) if retry in words else (status, list(ROWS))
+        assert (recorder.manifest.status, recorder.rows) == expected
+
+
+def test_who_waits_for_a_run_takes_how_it_ended(tmp_path: Path) -> None:
+    """Also where its own call would have begun anew what failed: the other's attempt is as good."""
+    found = []
+
+    def wait() -> None:
+        with open_run(tmp_path, MANIFEST, CONFIG, Again("all", "all"), wait=True) as recorder:
+            found.append(recorder.manifest.status)
+
+    with open_run(tmp_path, MANIFEST, CONFIG) as recorder:
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        waiter.join(0.2)
+        assert not found and is_held(tmp_path / MANIFEST.experiment / MANIFEST.run_id)
+        recorder.finish("failed")
+    waiter.join(10)
+    assert found == ["failed"]
 
 
 HOLDER = """

@@ -115,6 +115,8 @@ def test_a_divergence_leaves_a_status_a_cause_and_a_row_and_is_not_repeated(tmp_
     outcome = execute(run)
     assert (outcome.is_new, outcome.manifest.status) == (False, "diverged")
     assert result(run) == left
+    with pytest.raises(Diverged):
+        execute(replace(run, retry="all"))
 
 
 def test_a_divergence_in_the_last_step_is_one_too(tmp_path: Path) -> None:
@@ -154,6 +156,7 @@ def test_a_failure_is_recorded_and_the_next_call_begins_anew(
         assert (left.manifest.status, left.manifest.attempts) == ("failed", 1)
         assert left.manifest.cause.startswith(f"{error.__name__}: ")
         assert [row.metric for row in left.rows].count("failure") == 1
+    assert not execute(replace(run, retry="none")).is_new
 
 
 def test_a_context_longer_than_every_document_is_an_error(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from bench.progress import Job, seconds_together
 from bench.reproduce import Cell, plan_text, survey
 from bench.results import PUBLISHED, Manifest, Run, hash_of, read_runs
 from bench.run import describe, execute
+from bench.standing import standing
 from bench.tests.micro import BUDGET, micro_run
 from bench.tier import Tier, load_tier, tier_file, tier_names, tiers_of
 
@@ -64,7 +65,7 @@ def test_a_plan_shows_every_cell_as_it_stands_and_runs_nothing(tmp_path: Path) -
     execute(done)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     cells = survey(Tier("micro", (), (done, new)))
-    assert [cell.status for cell in cells] == ["done", "to do"]
+    assert [cell.standing.status for cell in cells] == ["done", "to do"]
     first, second, *_ = plan_text(cells, 2).splitlines()[1:]
     assert first.startswith("state_vs_context ttt_linear tiny tiny_1 s0") and first.endswith("done") and "~" not in first
     assert second.startswith("train ttt_mlp (T) tiny tiny_1 s3") and second.endswith("to do") and "1.00e+08" in second
@@ -76,7 +77,7 @@ def test_cells_that_time_run_alone_and_the_others_share_the_workers(tmp_path: Pa
     quick, timed = micro_run(tmp_path, "train"), micro_run(tmp_path, "decode_latency")
 
     def job(run: RunConfig, seconds: float) -> Job:
-        return Cell(run, "to do", Forecast(1.0, seconds, is_measured=True)).job
+        return Cell(run, standing(run), Forecast(1.0, seconds, is_measured=True)).job
 
     assert seconds_together([job(quick, 10), job(quick, 20), job(quick, 30)], 2) == 30
     assert seconds_together([job(quick, 10), job(quick, 50), job(timed, 7)], 2) == 57
