@@ -29,13 +29,19 @@ def main(config: DictConfig) -> None:
     except ConfigError as error:
         sys.exit(f"error: {error}")
     run.tracking.group = run.tracking.group or sweep()
-    from bench.errors import EXPECTED  # torch is imported only once the configuration is known to be right
+    from bench.distributed import is_first, joined  # torch is imported only once the configuration is known to be right
+    from bench.errors import EXPECTED
     from bench.run import execute
 
     try:
-        with shown(Board([Job(label_of(run))])) as show:
-            show(Message(0))
-            outcome = execute(run, lambda fraction, note="": show(Message(0, fraction, note)))
+        with joined(run.device.type):
+            if is_first():
+                with shown(Board([Job(label_of(run))])) as show:
+                    show(Message(0))
+                    outcome = execute(run, lambda fraction, note="": show(Message(0, fraction, note)))
+            else:
+                execute(run)
+                return
     except EXPECTED as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

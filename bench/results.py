@@ -134,6 +134,16 @@ class Recorder:
         write_manifest(self.folder, self.manifest)
 
 
+class Follower(Recorder):
+    """Of a process that takes part in a run which another one records: it keeps rows to itself."""
+
+    def write(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def finish(self, status: str, cause: str = "") -> None:
+        self.manifest = replace(self.manifest, status=status, cause=cause)
+
+
 @contextmanager
 def open_run(root: Path, manifest: Manifest, config: Mapping[str, Any], refresh: str = "none") -> Iterator[Recorder]:
     """Locks the run's folder and opens it for writing, or goes on where an interrupted attempt of the same code stopped.

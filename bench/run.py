@@ -1,4 +1,7 @@
-"""One run from configuration to rows: finds what is done, resumes what is not, records how it ended."""
+"""One run from configuration to rows: finds what is done, resumes what is not, records how it ended.
+
+Of several processes (bench/distributed.py) all come through here; the first finds, records and tells the others.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,7 +9,9 @@ from pathlib import Path
 import torch
 from hydra.utils import instantiate
 
-from bench.config import RunConfig, identity, record, run_id, training
+from bench import distributed
+from bench.checkpoints import CorruptCheckpoint
+from bench.config import RunConfig, TrackingConfig, identity, record, run_id, training
 from bench.hardware import OUT_OF_MEMORY, device_name, versions
 from bench.lab import Lab, Unfinished
 from bench.progress import Progress, silent
@@ -28,7 +33,7 @@ from bench.results import (
     read_run,
 )
 from bench.tracking.process import tracked
-from bench.train import CorruptCheckpoint, Diverged
+from bench.train import Diverged
 
 
 class NotTrained(RuntimeError):
@@ -53,6 +58,8 @@ def describe(run: RunConfig) -> Manifest:
     device, found = device_name(run.device.type), versions()
     git_sha, dirty = git_state()
     measuring = {name: found[name] for name in ("torch", "triton") if name in found}
+    if distributed.size() > 1:
+        measuring["processes"] = str(distributed.size())
     return Manifest(
         run_id=run_id(run, {"device": device} | measuring),
         experiment=run.experiment.name,
@@ -80,21 +87,31 @@ def execute(run: RunConfig, progress: Progress = silent) -> Outcome:
     Raises:
         Busy: another process is at work on it.
         CorruptResults: it is done, and its files were damaged since.
+        LostProcess: another process of several ended.
         Anything that the measurement raises, after its status is recorded.
     """
-    before = find(run)
-    if before is not None and before.status in SETTLED:
-        read_run(_folder(run, before))  # rows that were damaged since are an error, not a result
+    before = distributed.told(lambda: _settled(run))
+    if before is not None:
         return Outcome(before, is_new=False)
     torch.set_num_threads(run.device.threads)
     manifest = describe(run)
     weights = _weights(run, progress)
-    with open_run(Path(run.results), manifest, record(run), run.refresh) as recorder:
+    with distributed.shared(open_run(Path(run.results), manifest, record(run), run.refresh)) as recorder:
         if recorder.manifest.status in SETTLED:  # another process was faster
             return Outcome(recorder.manifest, is_new=False)
-        with tracked(recorder.folder, run.tracking, live=run.experiment.trains):
+        tracking = run.tracking if distributed.is_first() else TrackingConfig()
+        with tracked(recorder.folder, tracking, live=run.experiment.trains):
             _measure(Lab(run, recorder, weights, progress))
         return Outcome(recorder.manifest, is_new=True)
+
+
+def _settled(run: RunConfig) -> Manifest | None:
+    """``find``, where nothing is left to do."""
+    before = find(run)
+    if before is None or before.status not in SETTLED:
+        return None
+    read_run(_folder(run, before))  # rows that were damaged since are an error, not a result
+    return before
 
 
 def _weights(run: RunConfig, progress: Progress) -> Path | None:
@@ -119,14 +136,18 @@ def _measure(lab: Lab) -> None:
     try:
         experiment = instantiate(lab.run.experiment.measure)
         lab.recorder.manifest = replace(lab.recorder.manifest, flops=float(experiment.flops(lab.prepared)))
-        for row in experiment.measure(lab):
-            lab.recorder.write(row)
+        if lab.run.experiment.spread or distributed.is_first():
+            with distributed.watched(lambda status, cause: record_failure(lab.recorder, status, cause, lab.run, {})):
+                for row in experiment.measure(lab):
+                    lab.recorder.write(row)
     except CorruptCheckpoint:
         raise  # a damaged file says nothing of the run, which stays as it was
     except Unfinished as stop:
         lab.recorder.finish("partial", str(stop))
         return
     except Exception as error:
+        if (gone := distributed.lost(error)) is not None:
+            raise gone from error  # which says nothing of the run either
         _fail(lab, error)
         raise
     lab.recorder.finish("done")
@@ -135,6 +156,9 @@ def _measure(lab: Lab) -> None:
 def _fail(lab: Lab, error: Exception) -> None:
     status = "diverged" if isinstance(error, Diverged) else "oom" if isinstance(error, OUT_OF_MEMORY) else "failed"
     cause = f"{type(error).__name__}: {error}"
+    if not distributed.is_first():
+        distributed.report(status, cause)
+        return
     record_failure(lab.recorder, status, cause, lab.run, lab.here)
 
 
