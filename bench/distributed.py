@@ -27,8 +27,9 @@ from bench.results import Follower, Recorder
 T = TypeVar("T")
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
-# How often one process looks what another says, and how long a failed one waits until the first has written that down.
-LOOK_EVERY_S, HEARD_WITHIN_S = 0.3, 60.0
+# How often one process looks what another says; how long a failed one waits until the first has recorded that, and then until
+# it has said so: torchrun ends all others as soon as one has ended.
+LOOK_EVERY_S, HEARD_WITHIN_S, SAID_WITHIN_S = 0.3, 60.0, 2.0
 
 
 class Uneven(ValueError):
@@ -69,7 +70,14 @@ def joined(device: str) -> Iterator[None]:
     base, number, count = _rendezvous()
     base.add(f"joined {number}", 1)
     dist.init_process_group(BACKENDS[device], store=dist.PrefixStore("groups", _store()), rank=number, world_size=count)
-    yield
+    try:
+        yield
+    except Exception:
+        with suppress(dist.DistError):  # the first has ended before
+            _store().set("heard", "") if number == 0 else _await("heard", HEARD_WITHIN_S)
+        if number:
+            time.sleep(SAID_WITHIN_S)
+        raise
     dist.destroy_process_group()  # after an error others may still wait in it
 
 
@@ -193,14 +201,12 @@ def watched(record: Callable[[str, str], None]) -> Iterator[None]:
     finally:
         over.set()
         watcher.join()
-        if isinstance(sys.exception(), Exception):
-            _store().set("heard", "")
 
 
 def _watch(over: threading.Event, record: Callable[[str, str], None]) -> None:
     store = _store()
     while not over.wait(LOOK_EVERY_S):
-        if not store.check(["failure"]) or over.wait(2.0):  # its own error, of the same cause, says more
+        if not store.check(["failure"]) or over.wait(SAID_WITHIN_S):  # its own error, of the same cause, says more
             continue
         status, cause = json.loads(store.get("failure"))
         record(status, cause)
@@ -210,10 +216,9 @@ def _watch(over: threading.Event, record: Callable[[str, str], None]) -> None:
 
 
 def report(status: str, cause: str) -> None:
-    """Tells the first process that this one failed, and waits until that is recorded."""
+    """Tells the first process that this one failed."""
     with suppress(dist.DistError):  # the first has ended before
-        _store().set("failure", json.dumps([status, f"process {rank()} of {size()}: {cause}"]))
-        _await("heard", HEARD_WITHIN_S)
+        _store().set("failure", json.dumps([status, f"rank {rank()} of {size()}: {cause}"]))
 
 
 def lost(error: Exception) -> LostProcess | None:

@@ -140,8 +140,8 @@ def _measure(lab: Lab) -> None:
             with distributed.watched(lambda status, cause: record_failure(lab.recorder, status, cause, lab.run, {})):
                 for row in experiment.measure(lab):
                     lab.recorder.write(row)
-    except CorruptCheckpoint:
-        raise  # a damaged file says nothing of the run, which stays as it was
+    except (CorruptCheckpoint, distributed.Uneven):
+        raise  # a damaged file, or the number of processes, says nothing of the run, which stays as it was
     except Unfinished as stop:
         lab.recorder.finish("partial", str(stop))
         return
