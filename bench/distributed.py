@@ -29,7 +29,7 @@ T = TypeVar("T")
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 # How often one process looks what another says; how long a failed one waits until the first has recorded that, and then until
 # it has said so: torchrun ends all others as soon as one has ended.
-LOOK_EVERY_S, HEARD_WITHIN_S, SAID_WITHIN_S = 0.3, 60.0, 2.0
+LOOK_EVERY_S, HEARD_WITHIN_S, SAID_WITHIN_S = 0.3, 15.0, 2.0
 
 
 class Uneven(ValueError):
@@ -61,6 +61,7 @@ def joined(device: str) -> Iterator[None]:
 
     Raises:
         NoDevice: this host has fewer GPUs than processes.
+        LostProcess: the block failed because another process ended.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -72,13 +73,22 @@ def joined(device: str) -> Iterator[None]:
     dist.init_process_group(BACKENDS[device], store=dist.PrefixStore("groups", _store()), rank=number, world_size=count)
     try:
         yield
-    except Exception:
-        with suppress(dist.DistError):  # the first has ended before
-            _store().set("heard", "") if number == 0 else _await("heard", HEARD_WITHIN_S)
-        if number:
-            time.sleep(SAID_WITHIN_S)
+    except Exception as error:
+        _part(number)
+        if is_loss(error):
+            raise LostProcess(f"another process ended, or cannot be reached ({error}); the same command goes on") from error
         raise
     dist.destroy_process_group()  # after an error others may still wait in it
+
+
+def _part(number: int) -> None:
+    """After an error: the first process says so to the others, which wait for that."""
+    with suppress(dist.DistError):  # the first has ended before
+        if number == 0:
+            _store().set("heard", "")
+        else:
+            _await("heard", HEARD_WITHIN_S)
+            time.sleep(SAID_WITHIN_S)
 
 
 def _take_gpu(local: int) -> None:
@@ -221,8 +231,6 @@ def report(status: str, cause: str) -> None:
         _store().set("failure", json.dumps([status, f"rank {rank()} of {size()}: {cause}"]))
 
 
-def lost(error: Exception) -> LostProcess | None:
-    """What to raise in place of an error that says only that another process is gone; of gloo such is a plain RuntimeError."""
-    if size() == 1 or not (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
-        return None
-    return LostProcess(f"another process ended, or cannot be reached any more ({error}); the same command goes on")
+def is_loss(error: Exception) -> bool:
+    """Whether an error says only that another process is gone; gloo's is a plain RuntimeError."""
+    return size() > 1 and (isinstance(error, dist.DistError) or "/gloo/" in str(error))

@@ -87,7 +87,6 @@ def execute(run: RunConfig, progress: Progress = silent) -> Outcome:
     Raises:
         Busy: another process is at work on it.
         CorruptResults: it is done, and its files were damaged since.
-        LostProcess: another process of several ended.
         Anything that the measurement raises, after its status is recorded.
     """
     before = distributed.told(lambda: _settled(run))
@@ -146,9 +145,8 @@ def _measure(lab: Lab) -> None:
         lab.recorder.finish("partial", str(stop))
         return
     except Exception as error:
-        if (gone := distributed.lost(error)) is not None:
-            raise gone from error  # which says nothing of the run either
-        _fail(lab, error)
+        if not distributed.is_loss(error):  # which says nothing of the run either
+            _fail(lab, error)
         raise
     lab.recorder.finish("done")
 
