@@ -12,15 +12,18 @@ import json
 import os
 import pickle
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench.config import TrainConfig
 from bench.distributed import gathered, is_first, rank, size, told
 from bench.results import write_atomic
 from models.lm import LM
@@ -28,52 +31,70 @@ from models.lm import LM
 FORMAT, VERSION = "ttt-bench training", 1
 ABOUT, INDEX = "about.json", ".metadata"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+# One that takes longer makes the next as much later.
+WRITTEN_WITHIN_S = 0.5
 
 
 class CorruptCheckpoint(ValueError):
     """A checkpoint cannot be read, or is another training's."""
 
 
-def save_checkpoint(
-    folder: Path, lm: LM, optimizer: torch.optim.Optimizer, step: int, log: Mapping[str, Any], *, of: str = "", keep: int = 2
-) -> None:
-    """Writes all that goes on after ``step`` steps; of earlier checkpoints the last ``keep - 1`` stay.
+@dataclass
+class Checkpoints:
+    """Those of one training, which ``of`` names; of several hosts, in a folder that they share.
 
-    log: what JSON holds. of: names the training. Processes on several hosts write into one shared folder.
+    how: which to go on from, and how many to keep. every_s: seconds between two, more where they take long.
     """
-    from torch.distributed import checkpoint
 
-    final = folder / f"step-{step:09d}"
-    temporary = folder / f".{final.name}.tmp"
+    folder: Path
+    of: str
+    how: TrainConfig
+    every_s: float
+
+    def __post_init__(self) -> None:
+        self.due = time.monotonic() + self.every_s
+
+    def resume(self, lm: LM, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]] | None:
+        """Steps done and log of the last checkpoint, which model and optimizer are set to; None where there is none.
+
+        Raises:
+            CorruptCheckpoint: it is damaged or another training's; with train.resume=last_intact, where all are.
+        """
+        found = told(lambda: _find(self.folder, self.of, self.how.resume))
+        if found is None:
+            return None
+        path, about = found
+        _read(path, lm, optimizer)
+        return about["step"], about["log"]
+
+    def save_if_due(self, lm: LM, optimizer: torch.optim.Optimizer, step: int, log: Mapping[str, Any]) -> None:
+        """Now and then, writes all that goes on after ``step`` steps. log: what JSON holds."""
+        began = time.monotonic()
+        if told(lambda: began > self.due):
+            _write(self.folder / f"step-{step:09d}", lm, optimizer, {"of": self.of, "step": step, "log": log}, self.how.keep)
+            ended = time.monotonic()
+            self.due = ended + self.every_s * max(1.0, (ended - began) / WRITTEN_WITHIN_S)
+
+
+def _write(final: Path, lm: LM, optimizer: torch.optim.Optimizer, about: Mapping[str, Any], keep: int) -> None:
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    temporary = final.with_name(f".{final.name}.tmp")
     told(lambda: _begin(temporary))
     with _plain(lambda why: RuntimeError(f"the checkpoint {final} cannot be written ({why})")):
-        checkpoint.save(_tensors(lm, optimizer), storage_writer=checkpoint.FileSystemWriter(temporary), no_dist=size() == 1)
+        save(_tensors(lm, optimizer), storage_writer=FileSystemWriter(temporary), no_dist=size() == 1)
     own = [*temporary.glob(f"__{rank()}_*"), *([temporary / INDEX] if is_first() else [])]
     files = {name: digest for part in gathered({path.name: _digest(path) for path in own}) for name, digest in part.items()}
-    about = {"format": FORMAT, "version": VERSION, "of": of, "step": step, "log": log, "files": files}
-    told(lambda: _finish(temporary, final, about, keep))
+    told(lambda: _finish(temporary, final, {"format": FORMAT, "version": VERSION, **about, "files": files}, keep))
 
 
-def resume(
-    folder: Path, lm: LM, optimizer: torch.optim.Optimizer, *, of: str = "", how: str = "last"
-) -> tuple[int, dict[str, Any]] | None:
-    """Steps done and log of the last checkpoint, which model and optimizer are set to; None where there is none.
+def _read(path: Path, lm: LM, optimizer: torch.optim.Optimizer) -> None:
+    from torch.distributed.checkpoint.state_dict_loader import load
 
-    how: last | last_intact: of those that are damaged or another training's, none is read and the one before is.
-
-    Raises:
-        CorruptCheckpoint: it is damaged or another training's (last), or there is none that is not (last_intact).
-    """
-    found = told(lambda: _find(folder, of, how))
-    if found is None:
-        return None
-    from torch.distributed import checkpoint
-
-    path, about = found
     _begin_state(optimizer)
     with _plain(lambda why: _refused(path, f"cannot be read ({why})")):
-        checkpoint.load(_tensors(lm, optimizer), storage_reader=_reader(path), no_dist=size() == 1)
-    return about["step"], about["log"]
+        load(_tensors(lm, optimizer), storage_reader=_reader(path), no_dist=size() == 1)
 
 
 def _tensors(lm: LM, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -180,7 +201,7 @@ def _digest(path: Path) -> str:
 @contextmanager
 def _plain(error_of: Callable[[str], Exception]) -> Iterator[None]:
     """Errors of PyTorch's checkpoints, which are no Exception, as such; without its remark that there is but one process."""
-    from torch.distributed.checkpoint import CheckpointException
+    from torch.distributed.checkpoint.api import CheckpointException
 
     try:
         with warnings.catch_warnings():
@@ -192,7 +213,7 @@ def _plain(error_of: Callable[[str], Exception]) -> Iterator[None]:
 
 def _reader(path: Path) -> Any:
     """PyTorch's reader, but for the index, which it would unpickle whatever it holds."""
-    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
     class Reader(FileSystemReader):
@@ -209,19 +230,21 @@ def _reader(path: Path) -> Any:
 class _Index(pickle.Unpickler):
     """Reads PyTorch's index: its own types of values, and nothing that does anything."""
 
-    known = frozenset({
-        *(("torch", name) for name in ("Size", "float32", "float64", "bfloat16", "float16")),
-        *(("pathlib", name) for name in ("Path", "PosixPath", "PurePosixPath")),
-        ("torch.serialization", "_get_layout"),
-        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-        *(
-            ("torch.distributed.checkpoint.metadata", name)
-            for name in (
-                *("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "TensorStorageMetadata"),
-                *("ChunkStorageMetadata", "_MEM_FORMAT_ENCODING"),
-            )
-        ),
-    })
+    known = frozenset(
+        {
+            *(("torch", name) for name in ("Size", "float32", "float64", "bfloat16", "float16")),
+            *(("pathlib", name) for name in ("Path", "PosixPath", "PurePosixPath")),
+            ("torch.serialization", "_get_layout"),
+            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+            *(
+                ("torch.distributed.checkpoint.metadata", name)
+                for name in (
+                    *("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "TensorStorageMetadata"),
+                    *("ChunkStorageMetadata", "_MEM_FORMAT_ENCODING"),
+                )
+            ),
+        }
+    )
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.known:

@@ -20,6 +20,8 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from bench.hardware import NoDevice
 from bench.results import Follower, Recorder
@@ -41,7 +43,7 @@ class LostProcess(RuntimeError):
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -70,7 +72,7 @@ def joined(device: str) -> Iterator[None]:
         _take_gpu(int(os.environ["LOCAL_RANK"]))
     base, number, count = _rendezvous()
     base.add(f"joined {number}", 1)
-    dist.init_process_group(BACKENDS[device], store=dist.PrefixStore("groups", _store()), rank=number, world_size=count)
+    dist.init_process_group(BACKENDS[device], store=PrefixStore("groups", _store()), rank=number, world_size=count)
     try:
         yield
     except Exception as error:
@@ -99,15 +101,15 @@ def _take_gpu(local: int) -> None:
 
 
 @cache
-def _rendezvous() -> tuple[dist.Store, int, int]:
+def _rendezvous() -> tuple[Store, int, int]:
     """What torchrun's environment says: where processes leave words for each other, this one's number, how many there are."""
-    return next(dist.rendezvous("env://"))
+    return next(rendezvous("env://"))
 
 
-def _store() -> dist.Store:
+def _store() -> Store:
     """Words of this job, of the several that one process may run after another."""
     base, number, _ = _rendezvous()
-    return dist.PrefixStore(f"job {base.add(f'joined {number}', 0)}", base)
+    return PrefixStore(f"job {base.add(f'joined {number}', 0)}", base)
 
 
 def told(make: Callable[[], T]) -> T:
@@ -161,7 +163,7 @@ def share(rows: int) -> range:
 
 
 def parts(tokens: Int[Tensor, "B T"], micro_batch: int, rows: int) -> Iterator[tuple[Int[Tensor, "b T"], float]]:
-    """This process's share of a batch of ``rows`` sequences, ``micro_batch`` at a time (0: all), each with its weight.
+    """The share of this process in a batch of ``rows`` sequences, ``micro_batch`` at a time (0: all), each with its weight.
 
     Weights are such that the mean over processes of the sum of weighted means is the mean over the batch. All processes
     have as many parts, since all meet in each: where one has no sequence left, a part of weight 0.

@@ -57,9 +57,8 @@ def describe(run: RunConfig) -> Manifest:
     """The manifest that the run would begin with."""
     device, found = device_name(run.device.type), versions()
     git_sha, dirty = git_state()
-    measuring = {name: found[name] for name in ("torch", "triton") if name in found}
-    if distributed.size() > 1:
-        measuring["processes"] = str(distributed.size())
+    measuring = {"processes": str(distributed.size())} if distributed.size() > 1 else {}
+    measuring |= {name: found[name] for name in ("torch", "triton") if name in found}
     return Manifest(
         run_id=run_id(run, {"device": device} | measuring),
         experiment=run.experiment.name,

@@ -1,13 +1,14 @@
-"""A model and its optimizer over several processes: FSDP2, a group of parameters for each block, one for what is around them.
+"""A model and its gradients over several processes: FSDP2, a group of parameters for each block, one for what is around them.
 
-Blocks are gathered in the dtype that they compute in. Embedding, final norm and head are gathered in float32, as their gradients
-add up over chunks of tokens. What mixers keep in float32 (``Mixer.kept_wide``) is whole in every process, as FSDP would cast it
+Blocks are gathered in the dtype that they compute in; embedding, final norm and head in float32, as their gradients add up
+over chunks of tokens. What mixers keep in float32 (``Mixer.kept_wide``) is whole in every process, as FSDP would cast it
 with its block: its gradients are averaged in one piece, in the order of the parameters. So operations see the dtypes that
 they see in one process. With one process nothing here does anything but what PyTorch does.
 """
 
 import warnings
 from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,11 @@ UNITS = "units"
 
 
 def sharded(lm: LM) -> LM:
-    """The model with its parameters spread over the processes, in place, equal to the first one's; ``train_in`` comes before."""
+    """The model, after ``train_in``, with its parameters spread over the processes, in place; they are the first one's."""
     if size() == 1:
         return lm
-    from torch.distributed import broadcast, init_device_mesh
+    from torch.distributed import broadcast
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     for p in lm.parameters():
@@ -53,7 +55,8 @@ def clip_gradients(lm: LM, most: float) -> None:
     if size() == 1:
         nn.utils.clip_grad_norm_(lm.parameters(), most)
         return
-    spread, whole = [], []
+    spread: list[Tensor] = []
+    whole: list[Tensor] = []
     for p in lm.parameters():
         if p.grad is not None:
             (spread if _is_spread(p) else whole).append(_local(p.grad))
@@ -84,7 +87,7 @@ def whole_state(lm: LM) -> dict[str, Tensor]:
         return lm.state_dict()
     found = {}
     for p in lm.parameters():
-        value = p.full_tensor() if _is_spread(p) else p  # type: ignore[operator]
+        value = cast(Any, p).full_tensor() if _is_spread(p) else p
         if is_first():
             found[p] = value.detach().cpu()
     named = lm.named_parameters(remove_duplicate=False) if is_first() else ()
@@ -96,4 +99,4 @@ def _is_spread(tensor: Tensor) -> bool:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if _is_spread(tensor) else tensor  # type: ignore[operator]
+    return cast(Any, tensor).to_local() if _is_spread(tensor) else tensor

@@ -25,8 +25,9 @@ def place(how: TrainConfig, context: int, batch: int) -> dict[str, Coordinate]:
 def speed_rows(lab: Lab, at: At, rates: Sequence[float], first_step_s: float, peaks: Sequence[int]) -> Iterator[Row]:
     """throughput (token/s, median of ``rates``) and mfu, where there are rates; first_step (s); on a GPU peak_memory (byte).
 
-    rates: of all GPUs together. peaks: bytes of each GPU; the row tells the largest. mfu is the model's FLOPs in matrix products, three times those of a forward pass and none for what is computed again,
-    per second, as a share of the devices' peak_rate; attention is counted as match.convention says.
+    rates: of all GPUs together. peaks: bytes of each GPU; the row tells the largest. mfu is the model's FLOPs in matrix
+    products, three times those of a forward pass and none for what is computed again, per second, as a share of the devices'
+    peak_rate; attention is counted as match.convention says.
     """
     yield lab.row("first_step", first_step_s, "s", at)
     if any(peaks):

@@ -1,6 +1,8 @@
 """The training loop, the same for every model: AdamW, warm-up and cosine, clipping, micro-batches; resumes exactly.
 
-Over several processes too (bench/distributed.py): whatever their number, a batch is the same batch. Recipe of the paper's table 3 and appendix C ("improved" recipe of the Mamba paper): decay on all parameters but those that
+Over several processes too (bench/distributed.py): whatever their number, a batch is the same batch.
+
+Recipe of the paper's table 3 and appendix C ("improved" recipe of the Mamba paper): decay on all parameters but those that
 a mixer exempts. Weights, gradients and AdamW are float32 whatever the model computes in. Data order is a function of the step,
 so that a checkpoint is all that a resumed run needs.
 """
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from bench import distributed
 from bench.budget import Plan
-from bench.checkpoints import CorruptCheckpoint, resume, save_checkpoint
+from bench.checkpoints import Checkpoints, CorruptCheckpoint
 from bench.config import OptimConfig, TrainConfig
 from bench.data.batches import TrainBatches
 from bench.hardware import begin_peak, peak_bytes
@@ -33,8 +35,6 @@ Curve = list[tuple[int, float]]
 """Tokens seen and mean training loss (nat/token) of a step."""
 
 
-# A checkpoint that takes longer makes the next one as much later.
-SAVED_WITHIN_S = 0.5
 # Intervals in which a training is timed, at most so many.
 INTERVALS = 100
 
@@ -130,7 +130,7 @@ def train(
 ) -> Log:
     """Trains ``lm`` in place, from the last of ``checkpoints`` on where there is one. It computes as ``lm.train_in`` left it.
 
-    of: names the training in its checkpoints. They are ``save_every_s`` apart, or more where they take long.
+    of, save_every_s: see ``Checkpoints``.
     ``progress`` is called after each step, with the share that is done and the log so far; its time is not the training's.
 
     Raises:
@@ -140,11 +140,12 @@ def train(
     """
     distributed.check_shares(plan.rows)
     optimizer, how = make_optimizer(lm, optim), how or TrainConfig()
-    found = resume(checkpoints, lm, optimizer, of=of, how=how.resume)
+    kept = Checkpoints(checkpoints, of, how, save_every_s)
+    found = kept.resume(lm, optimizer)
     first, log = (0, Log()) if found is None else (found[0], Log.of(found[1]))
     lm.train()
     device = lm.embedding.weight.device
-    due, meter = time.monotonic() + save_every_s, Meter(log, math.ceil(plan.steps / INTERVALS), device)
+    meter = Meter(log, math.ceil(plan.steps / INTERVALS), device)
     for step in range(first, plan.steps):
         rows, length = plan.shape(step)
         mine = distributed.share(rows)
@@ -157,11 +158,7 @@ def train(
         meter.step(rows * length)
         log.curve.append(((log.curve[-1][0] if log.curve else 0) + rows * length, loss))
         progress((step + 1) / plan.steps, log)
-        if distributed.told(lambda: time.monotonic() > due):
-            began = time.monotonic()
-            save_checkpoint(checkpoints, lm, optimizer, step + 1, asdict(log), of=of, keep=how.keep)
-            now = time.monotonic()
-            due = now + save_every_s * max(1.0, (now - began) / SAVED_WITHIN_S)
+        kept.save_if_due(lm, optimizer, step + 1, asdict(log))
         meter.resume()
     return log
 

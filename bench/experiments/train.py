@@ -44,15 +44,19 @@ class Train:
         for step in range(len(log.curve)):
             yield from self._point(lab, log.curve, step)
         at = place(lab.run.train, lab.run.optim.train_context, lab.prepared.plan.rows)
-        rows = (*speed_rows(lab, at, log.rates, log.first_step_s, [log.peak_bytes]), lab.row("train_time", log.seconds, "s", at))
+        rows = (
+            *speed_rows(lab, at, log.rates, log.first_step_s, [log.peak_bytes]),
+            lab.row("train_time", log.seconds, "s", at),
+        )
         yield from (row for row in rows if not lab.recorder.has(row.metric))
         for split, is_scored in (("validation", self.validation), ("heldout", self.heldout)):
             if is_scored:
                 yield from self._scored(lab, split)
 
     def _trained(self, lab: Lab) -> Log:
-        assert lab.weights is not None  # conf/experiment/train.yaml: trains
-        if (done := distributed.told(lambda: lab.weights.exists() and load(lab.weights)["log"])):
+        weights = lab.weights
+        assert weights is not None  # conf/experiment/train.yaml: trains
+        if (done := distributed.told(lambda: load(weights)["log"] if weights.exists() else None)) is not None:
             return Log.of(done)
         lm, run = lab.lm_to_train(lab.run.train), lab.run
         batches = TrainBatches(lab.corpus.stream, run.optim.train_context, run.seed, lab.corpus.index.bos)
@@ -67,10 +71,10 @@ class Train:
         except Diverged as error:
             lab.here = {} if error.step is None else {"step": error.step}
             raise
-        weights = whole_state(lm)
+        state = whole_state(lm)
         if distributed.is_first():
             lab.corpus.keep_tokenizer(lab.recorder.folder)
-            save({"model": weights, "log": asdict(log), "content": lab.corpus.index.content}, lab.weights)
+            save({"model": state, "log": asdict(log), "content": lab.corpus.index.content}, weights)
             shutil.rmtree(checkpoints, ignore_errors=True)
         return log
 

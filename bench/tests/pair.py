@@ -33,7 +33,7 @@ def uneven() -> Plan:
 
 
 def train_model(lm: LM, checkpoints: Path, stop: int | None = None) -> Curve | None:
-    """A training that goes on where one in ``checkpoints`` ended; it saves, and ends before step ``stop`` where there is one."""
+    """A training that goes on where one in ``checkpoints`` ended; with ``stop`` it saves every step and ends after that one."""
     how = TrainConfig(micro_batch=1, checkpoint="block")
     options: dict[str, Any] = {} if stop is None else {"save_every_s": 0, "progress": stop_at((stop + 1) / STEPS)}
     try:
@@ -46,7 +46,7 @@ class Record(TorchDispatchMode):
     """The dtypes of the tensors that each operation is given; not of casts, nor of what a tensor only says the kind of."""
 
     def __init__(self, seen: Seen) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen = seen
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -69,7 +69,7 @@ def recorded(lm: LM) -> Iterator[Seen]:
         return run
 
     for mixer in lm.mixers:
-        mixer.forward = within(mixer.forward)  # type: ignore[method-assign]
+        mixer.forward = within(mixer.forward)  # type: ignore[method-assign, assignment]
     yield seen
 
 

@@ -87,7 +87,7 @@ def test_where_none_is_intact_training_does_not_begin_anew_by_itself(tmp_path: P
         path.write_text("{}")
     left = names(tmp_path)
     for _ in range(2):
-        with pytest.raises(CorruptCheckpoint, match="no checkpoint in .* is intact; delete that folder"):
+        with pytest.raises(CorruptCheckpoint, match=r"no checkpoint in .* is intact; delete that folder"):
             trained(tmp_path, how=INTACT)
     assert names(tmp_path) == left
 

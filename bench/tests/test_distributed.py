@@ -1,4 +1,4 @@
-"""Two processes train what one does: the same losses, weights and rows, from each other's checkpoints; one's error ends both."""
+"""Two processes train what one does: the same losses, weights and rows, from each other's checkpoints; an error ends both."""
 
 import os
 import socket
