@@ -4,8 +4,6 @@ import json
 import pickle
 import subprocess
 import sys
-from copy import deepcopy
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,14 +24,9 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@cache
-def random_lm() -> LM:
-    return new_lm("transformer")
-
-
 def trained(folder: Path, steps: int = 4, how: TrainConfig | None = None, of: str = "this") -> tuple[LM, Curve]:
     """A training whose every step leaves a checkpoint; it is planned for 4 steps and ends, as if killed, after ``steps``."""
-    lm = deepcopy(random_lm())
+    lm = new_lm("transformer")
 
     def stop(done: float, log: object) -> None:
         if done > steps / 4:

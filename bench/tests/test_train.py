@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from bench.budget import Plan, plan
 from bench.build import build_lm
 from bench.checkpoints import CorruptCheckpoint
-from bench.config import OptimConfig, TrainConfig, compose_run
+from bench.config import ModelConfig, OptimConfig, TrainConfig, compose_run
 from bench.data.batches import TrainBatches
 from bench.data.shards import Stream
 from bench.results import ROOT
@@ -64,9 +65,14 @@ def periodic() -> TrainBatches:
     return TrainBatches(Stream([tokens]), CONTEXT, seed=0)
 
 
+@cache
+def config_of(model: str) -> ModelConfig:
+    return compose_run([f"model={model}"]).model
+
+
 def new_lm(model: str, seed: int = 0, layers: int = 1) -> LM:
     torch.manual_seed(seed)
-    return build_lm(compose_run([f"model={model}"]).model, Size(width=32, layers=layers, heads=2, ffn=48), VOCAB)
+    return build_lm(config_of(model), Size(width=32, layers=layers, heads=2, ffn=48), VOCAB)
 
 
 def stop_at(fraction: float) -> Callable[[float, Log], None]:
