@@ -67,11 +67,11 @@ class Checkpoints:
         _read(path, lm, optimizer)
         return about["step"], about["log"]
 
-    def save_if_due(self, lm: LM, optimizer: torch.optim.Optimizer, step: int, log: Mapping[str, Any]) -> None:
-        """Now and then, writes all that goes on after ``step`` steps. log: what JSON holds."""
+    def save_if_due(self, lm: LM, optimizer: torch.optim.Optimizer, step: int, log: Callable[[], Any]) -> None:
+        """Now and then, writes all that goes on after ``step`` steps. log: makes what JSON holds."""
         began = time.monotonic()
         if told(lambda: began > self.due):
-            _write(self.folder / f"step-{step:09d}", lm, optimizer, {"of": self.of, "step": step, "log": log}, self.how.keep)
+            _write(self.folder / f"step-{step:09d}", lm, optimizer, {"of": self.of, "step": step, "log": log()}, self.how.keep)
             ended = time.monotonic()
             self.due = ended + self.every_s * max(1.0, (ended - began) / WRITTEN_WITHIN_S)
 

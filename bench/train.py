@@ -158,7 +158,7 @@ def train(
         meter.step(rows * length)
         log.curve.append(((log.curve[-1][0] if log.curve else 0) + rows * length, loss))
         progress((step + 1) / plan.steps, log)
-        kept.save_if_due(lm, optimizer, step + 1, asdict(log))
+        kept.save_if_due(lm, optimizer, step + 1, lambda: asdict(log))
         meter.resume()
     return log
 

@@ -13,6 +13,7 @@ import torch
 
 from bench import distributed
 from bench.distributed import Uneven, check_shares, parts, share
+from bench.hardware import NoDevice
 from bench.pretrained import load_pretrained
 from bench.results import ROOT, Row, Run, read_run, read_runs
 from bench.run import describe, execute
@@ -182,6 +183,12 @@ def test_every_sequence_counts_once_and_all_have_as_many_parts(
             weight.index_add_(0, part[:, 0], torch.full((len(part),), share_of_it / len(part) / size))
     assert len(counts) == 1
     torch.testing.assert_close(weight, torch.full((rows,), 1 / rows))
+
+
+def test_a_process_without_a_gpu_says_how_many_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(NoDevice, match=r"process 2 of this host finds 2 GPUs; .*--nproc-per-node=2"):
+        distributed._take_gpu(2)
 
 
 def test_a_batch_that_does_not_divide_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
