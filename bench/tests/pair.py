@@ -1,5 +1,11 @@
-"""What one of two processes does for test_distributed.py: ``python -m bench.tests.pair FOLDER`` in torchrun's environment."""
+"""What one of two processes does for test_distributed.py: ``python -m bench.tests.pair FOLDER PORT PORT``, as of torchrun.
 
+Failures come first, each in a process that is forked for it and meets the other's at one of the ports.
+"""
+
+import os
+import runpy
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,16 +16,18 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import bench.train
 from bench import distributed
 from bench.budget import Plan, plan
 from bench.config import TrainConfig
 from bench.run import execute
 from bench.sharding import sharded, whole_state
-from bench.tests.micro import micro_run
+from bench.tests.micro import micro_run, micro_words
 from bench.tests.test_train import CONTEXT, ROWS, new_lm, optim, periodic, stop_at
 from bench.train import Curve, save, train
 from models.lm import LM
 
+FAILURES = ("full", "killed")
 MODELS = ("ttt_linear", "mamba")
 STEPS, STOP = 4, 2
 Seen = list[tuple[str, ...]]
@@ -86,6 +94,29 @@ def dtypes(name: str) -> dict[str, Any]:
     return found
 
 
+def failed(how: str, folder: Path, port: str) -> int:
+    """The exit code of ``python -m bench`` with rank 1 out of memory or killed at its fourth step; a file has what it said."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    update, calls, rank = bench.train.update, [0], os.environ["RANK"]
+
+    def fail(*arguments: Any, **options: Any) -> float:
+        calls[0] += 1
+        if rank == "1" and calls[0] == 4:
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise MemoryError("no more of it")
+        return update(*arguments, **options)
+
+    bench.train.update = fail
+    os.environ["MASTER_PORT"] = port
+    os.dup2(os.open(folder / f"{how}-{rank}.err", os.O_WRONLY | os.O_CREAT), 2)
+    sys.argv = ["bench", *micro_words(folder / how, "train")]
+    runpy.run_module("bench", run_name="__main__", alter_sys=True)
+    sys.exit(0)
+
+
 def main(folder: Path) -> None:
     """Everything, and what the first process found of it in FOLDER/found.pt."""
     found: dict[str, Any] = {}
@@ -105,5 +136,9 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    at, *ports = sys.argv[1:]
+    for how, port in zip(FAILURES, ports, strict=True):
+        code = failed(how, Path(at), port)
+        Path(at, f"{how}-{os.environ['RANK']}.code").write_text(str(code))
     with distributed.joined("cpu"):
-        main(Path(sys.argv[1]))
+        main(Path(at))

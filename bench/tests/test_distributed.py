@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +17,32 @@ from bench.hardware import NoDevice
 from bench.pretrained import load_pretrained
 from bench.results import ROOT, Row, Run, read_run, read_runs
 from bench.run import describe, execute
-from bench.tests.micro import micro_run, micro_words, write_corpus
-from bench.tests.pair import MODELS, STOP, train_model
+from bench.tests.micro import micro_run, write_corpus
+from bench.tests.pair import FAILURES, MODELS, STOP, train_model
 from bench.tests.test_train import last, new_lm
 from bench.train import load
 
 
-def two(words: Sequence[str]) -> list[subprocess.CompletedProcess[str]]:
-    """What two processes said and how they ended, the first one first."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+def free_ports(count: int) -> list[str]:
+    """Ports that nobody listens at."""
+    with ExitStack() as stack:
+        found = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in found:
+            one.bind(("127.0.0.1", 0))
+        return [str(one.getsockname()[1]) for one in found]
+
+
+def pair(folder: Path) -> None:
+    """Runs bench/tests/pair.py as two processes."""
+    port, *ports = free_ports(1 + len(FAILURES))
     fixed = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "bench.tests.pair", str(folder), *ports]
     begun = [
-        subprocess.Popen(
-            [sys.executable, *words],
-            cwd=ROOT,
-            env={**os.environ, **fixed, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        subprocess.Popen(words, cwd=ROOT, env={**os.environ, **fixed, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE)
         for rank in "01"
     ]
-    said = [process.communicate(timeout=300) for process in begun]
-    return [subprocess.CompletedProcess(words, p.returncode, *texts) for p, texts in zip(begun, said, strict=True)]
+    said = [process.communicate(timeout=300)[1].decode() for process in begun]
+    assert [process.returncode for process in begun] == [0, 0], said
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two processes have done all that bench/tests/pair.py does, from checkpoints of this one."""
     torch.set_num_threads(1)
     made = tmp_path_factory.mktemp("pair")
-    write_corpus(made / "corpus")
+    for place in (made, *(made / how for how in FAILURES)):
+        place.mkdir(exist_ok=True)
+        write_corpus(place / "corpus")
     for name in MODELS:
         train_model(new_lm(name), made / f"{name}-one", stop=STOP)
-    for ended in two(["-m", "bench.tests.pair", str(made)]):
-        assert ended.returncode == 0, ended.stderr
+    pair(made)
     return made
 
 
@@ -126,28 +128,6 @@ def test_train_speed_tells_what_two_do_together(folder: Path) -> None:
     assert run.manifest.run_id != describe(micro_run(folder, "train_speed")).run_id  # another number of GPUs is another run
 
 
-FAILING = """
-import os, runpy, sys
-
-import bench.train
-
-how, update, calls = sys.argv.pop(1), bench.train.update, []
-
-
-def failing(*arguments, **options):
-    calls.append(1)
-    if os.environ["RANK"] == "1" and len(calls) == 4:
-        if how == "killed":
-            os.kill(os.getpid(), 9)
-        raise MemoryError("no more of it")
-    return update(*arguments, **options)
-
-
-bench.train.update = failing
-runpy.run_module("bench", run_name="__main__", alter_sys=True)
-"""
-
-
 @pytest.mark.parametrize(
     ("how", "status", "said"),
     [
@@ -155,12 +135,10 @@ runpy.run_module("bench", run_name="__main__", alter_sys=True)
         ("killed", "running", "error: another process ended, or cannot be reached"),
     ],
 )
-def test_what_happens_to_one_ends_both_and_is_said(how: str, status: str, said: str, tmp_path: Path) -> None:
-    run = micro_run(tmp_path, "train")
-    first, second = two(["-c", FAILING, how, *micro_words(tmp_path, "train")])
-    assert said in first.stderr, first.stderr
-    assert (first.returncode, second.returncode) == (1, -9 if how == "killed" else 1)
-    left = read_run(tmp_path / "runs" / "train" / describe(run).run_id)
+def test_what_happens_to_one_ends_both_and_is_said(how: str, status: str, said: str, folder: Path) -> None:
+    assert said in (folder / f"{how}-0.err").read_text()
+    assert [(folder / f"{how}-{rank}.code").read_text() for rank in "01"] == ["1", "-9" if how == "killed" else "1"]
+    (left,) = read_runs([folder / how / "runs"])
     assert left.manifest.status == status
     assert any(row.metric == "failure" for row in left.rows) == (status == "oom")
 
