@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.results import Manifest, Row, open_run
+from bench.results import At, Manifest, Row, open_run
 from bench.scaling import main
 
 
 def write(root: Path, gpus: int, batch: int, rate: float, memory: float) -> None:
     fields = {"git_sha": "x", "dirty": False, "sources": "x", "versions": {}, "device": "H100", "seed": 0, "started": ""}
     manifest = Manifest(run_id=f"r{gpus}-{batch}", experiment="train_speed", config_hash="x", **fields)  # type: ignore[arg-type]
-    at = {"model": "ttt_mlp", "size": "1.3b", "context": 8192, "batch": batch, "gpus": gpus}
+    at: At = {"model": "ttt_mlp", "size": "1.3b", "context": 8192, "batch": batch, "gpus": gpus}
     with open_run(root, manifest, {}) as recorder:
         recorder.write(Row(metric="peak_memory", value=memory, unit="byte", at=at))
         recorder.write(Row(metric="throughput", value=rate, unit="token/s", at=at))
