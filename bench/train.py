@@ -108,7 +108,7 @@ def warmup_steps(optim: OptimConfig, steps: int) -> int:
 
 
 def make_optimizer(lm: LM, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with two groups: decayed, and what mixers exempt from decay."""
+    """AdamW with two groups, decayed and what mixers exempt from decay; of each, what is spread over processes is one apart."""
     exempt = {id(p) for mixer in lm.mixers for p in mixer.undecayed()}
     decayed = [p for p in lm.parameters() if id(p) not in exempt], optim.weight_decay
     others = [p for p in lm.parameters() if id(p) in exempt], 0.0
