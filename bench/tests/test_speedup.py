@@ -1,11 +1,11 @@
-"""Scaling: rates of several GPUs beside those of one, where both are of one place."""
+"""Rates of several GPUs beside those of one, where both are of one place."""
 
 from pathlib import Path
 
 import pytest
 
 from bench.results import At, Manifest, Row, open_run
-from bench.scaling import main
+from bench.speedup import main
 
 
 def write(root: Path, gpus: int, batch: int, rate: float, memory: float) -> None:

@@ -1,4 +1,4 @@
-"""``python -m bench.scaling [RESULTS]``: of train_speed's rows, how much faster several GPUs train than one. No torch here.
+"""``python -m bench.speedup [RESULTS]``: of train_speed's rows, how much faster several GPUs train than one. No torch here.
 
 Efficiency is (token/s of n GPUs) / (n × token/s of one), of the same model in the same place: batch included, or, where
 ``--weak`` is given, the same batch of each GPU.
@@ -17,7 +17,7 @@ SAME = ("model", "backbone", "size", "params", "context", "batch", "checkpoint",
 
 
 @dataclass(frozen=True)
-class Scaling:
+class Speedup:
     """One run's token/s, as a median, and largest memory of a GPU (byte, 0 where it is not known), beside one GPU's token/s."""
 
     place: tuple[str, ...]
@@ -32,12 +32,12 @@ class Scaling:
         return None if self.alone is None else self.rate / (self.gpus * self.alone)
 
 
-def scalings(runs: Sequence[Run], *, weak: bool = False) -> Iterator[Scaling]:
+def speedups(runs: Sequence[Run], *, weak: bool = False) -> Iterator[Speedup]:
     """One for each run of train_speed, those of one place together, by the number of GPUs."""
     rates = [(_place(row, weak), int(row.at.get("gpus", 1)), row.value, _memory(run)) for run, row in _rates(runs)]
     alone = {place: rate for place, gpus, rate, _ in rates if gpus == 1}
     for place, gpus, rate, memory in sorted(rates):
-        yield Scaling(place, gpus, rate, memory, alone.get(place))
+        yield Speedup(place, gpus, rate, memory, alone.get(place))
 
 
 def _rates(runs: Sequence[Run]) -> Iterator[tuple[Run, Row]]:
@@ -56,7 +56,7 @@ def _memory(run: Run) -> float:
     return max((row.value for row in run.rows if row.metric == "peak_memory"), default=0.0)
 
 
-def table(found: Sequence[Scaling]) -> list[str]:
+def table(found: Sequence[Speedup]) -> list[str]:
     """Lines: model, size, context, batch, GPUs, token/s, of each GPU, efficiency, GiB of a GPU."""
     lines = [
         f"{'model':12} {'size':6} {'context':>8} {'batch':>6} {'GPUs':>5} {'token/s':>12} {'a GPU':>12} {'share':>6} {'GiB':>6}"
@@ -71,11 +71,11 @@ def table(found: Sequence[Scaling]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m bench.scaling", description=__doc__)
+    made = argparse.ArgumentParser(prog="python -m bench.speedup", description=__doc__)
     made.add_argument("results", type=Path, nargs="?", default=Path("results/runs"), metavar="RESULTS")
     made.add_argument("--weak", action="store_true", help="compare runs of the same batch of each GPU, not of the same batch")
     words = made.parse_args(argv)
-    found = list(scalings(read_runs([words.results]), weak=words.weak))
+    found = list(speedups(read_runs([words.results]), weak=words.weak))
     if not found:
         print(
             f"error: no run of train_speed below {words.results}; torchrun -m bench experiment=train_speed …", file=sys.stderr
