@@ -295,7 +295,9 @@ def hash_of_sources(root: Path = ROOT) -> str:
 
 @cache
 def git_state(root: Path = ROOT) -> tuple[str, bool]:
-    """Commit and whether tracked files differ from it; without git, what TTT_BENCH_COMMIT says, else ("unknown", True)."""
+    """Commit and whether tracked files differ: as TTT_BENCH_COMMIT says, of a copy say; else git; else ("unknown", True)."""
+    if told := os.environ.get("TTT_BENCH_COMMIT"):
+        return told, False
 
     def git(*words: str) -> str:
         return subprocess.run(("git", *words), cwd=root, capture_output=True, text=True, check=True).stdout.strip()
@@ -303,8 +305,7 @@ def git_state(root: Path = ROOT) -> tuple[str, bool]:
     try:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
-        told = os.environ.get("TTT_BENCH_COMMIT")
-        return (told, False) if told else ("unknown", True)
+        return "unknown", True
 
 
 def now() -> str:

@@ -8,8 +8,11 @@ from kernels.attention import OP
 from kernels.attention.reference import Cache
 from models import cost
 from models.cost import Convention, Cost, Phase
-from models.layers import linear, rope_tables, rotate
+from models.layers import Rope, linear, rotate
 from models.mixer import Mixer, Size
+
+# Tokens of the longest sequence: how far the rotary tables go.
+LONGEST = 2**18
 
 
 class Attention(Mixer):
@@ -17,13 +20,14 @@ class Attention(Mixer):
 
     def __init__(self, size: Size, rope_theta: float = 10_000.0, impl: str = "reference") -> None:
         super().__init__()
-        self.heads, self.head_dim, self.rope_theta = size.heads, size.head_dim, rope_theta
+        self.heads, self.head_dim = size.heads, size.head_dim
+        self.rope = Rope(size.head_dim, rope_theta, LONGEST)
         self.op = OP.load(impl)
         self.q, self.k, self.v, self.o = (linear(size.width, size.width) for _ in range(4))
 
     def _views(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (proj(x).unflatten(-1, (self.heads, self.head_dim)) for proj in (self.q, self.k, self.v))
-        tables = rope_tables(position, self.head_dim, self.rope_theta, x.dtype)
+        tables = self.rope(position, x.dtype)
         return rotate(q, tables), rotate(k, tables), v
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:

@@ -62,13 +62,38 @@ class SwiGLU(Stateless):
         return sequence_cost(phase, context, matmul=2 * 3 * width * ffn, other=other, weights=self.parameter_bytes())
 
 
-def rope_tables(
-    position: Int[Tensor, "*batch T"], width: int, theta: float, dtype: torch.dtype
-) -> tuple[Float[Tensor, "*batch T _"], Float[Tensor, "*batch T _"]]:
-    """cos and sin of position * theta^(-2m/width), m = 0 .. width/2 - 1; angles in float64, then ``dtype``."""
-    power = torch.arange(0, width, 2, device=position.device, dtype=torch.float64) / width
-    angle = position[..., None].to(torch.float64) * theta**-power
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+class Rope(nn.Module):
+    """cos and sin of position * theta^(-2m/width), m = 0 .. width/2 - 1, for positions below ``length``.
+
+    They are looked up: torch.compile would work out an angle anew, in float64, for each number that it rotates. Longer tables
+    are two, as cos and sin of a sum are products: of a position's last STEP and of what is left.
+    """
+
+    STEP = 512
+    cos: Tensor
+    sin: Tensor
+    far_cos: Tensor
+    far_sin: Tensor
+
+    def __init__(self, width: int, theta: float, length: int) -> None:
+        super().__init__()
+        self.theta, self.length = theta, length
+        turn = theta ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)
+        near, far = torch.arange(min(length, self.STEP)), torch.arange(-(-length // self.STEP)) * self.STEP
+        for name, position in (("", near), ("far_", far)):
+            angle = position[:, None] * turn
+            self.register_buffer(f"{name}cos", angle.cos(), persistent=False)
+            self.register_buffer(f"{name}sin", angle.sin(), persistent=False)
+
+    def forward(
+        self, position: Int[Tensor, "*batch T"], dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "*batch T _"], Float[Tensor, "*batch T _"]]:
+        """Tables of such positions in ``dtype``, worked out in float64."""
+        if self.length <= self.STEP:
+            return self.cos[position].to(dtype), self.sin[position].to(dtype)
+        near, far = position % self.STEP, position // self.STEP
+        a, b, c, d = self.cos[near], self.sin[near], self.far_cos[far], self.far_sin[far]
+        return (a * c - b * d).to(dtype), (b * c + a * d).to(dtype)
 
 
 def rotate(

@@ -4,6 +4,7 @@ Symbols: E d_inner = expand D, N d_state, R dt_rank = ceil(D / 16). Initialised 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -88,9 +89,16 @@ class Mamba(Mixer):
         return MambaState(self.conv.init_state(batch), self.d.new_zeros(batch, self.inner, self.d_state, dtype=dtype))
 
     @torch.no_grad()
+    def begin(self, x: Float[Tensor, "B T D"], state: MambaState) -> Float[Tensor, "B T D"]:
+        return self._advance(self.conv_op.begin, x, state)
+
+    @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: MambaState) -> Float[Tensor, "B T D"]:
+        return self._advance(self.conv_op.prefill, x, state)
+
+    def _advance(self, convolve: Callable[..., Tensor], x: Tensor, state: MambaState) -> Tensor:
         u, z = self._inputs(x)
-        u = self.conv_op.prefill(u, *self.conv.parameters_in(x.dtype), state.past)
+        u = convolve(u, *self.conv.parameters_in(x.dtype), state.past)
         return self.out_proj(self.op.prefill(**self._arguments(u, z), state=state.h))
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ mamba-ssm does. P is 64, or the size's own head dim where that is less.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -90,9 +91,16 @@ class Mamba2(Mixer):
         return Mamba2State(self.conv.init_state(batch), h)
 
     @torch.no_grad()
+    def begin(self, x: Float[Tensor, "B T D"], state: Mamba2State) -> Float[Tensor, "B T D"]:
+        return self._advance(self.conv_op.begin, x, state)
+
+    @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: Mamba2State) -> Float[Tensor, "B T D"]:
+        return self._advance(self.conv_op.prefill, x, state)
+
+    def _advance(self, convolve: Callable[..., Tensor], x: Tensor, state: Mamba2State) -> Tensor:
         z, mixed, dt = self._projected(x)
-        convolved = self.conv_op.prefill(mixed, *self.conv.parameters_in(x.dtype), state.past)
+        convolved = convolve(mixed, *self.conv.parameters_in(x.dtype), state.past)
         return self._output(self.op.prefill(*self._arguments(convolved, dt), state.h), z)
 
     @torch.no_grad()

@@ -33,6 +33,11 @@ class ShortConv(Mixer):
         return ConvState(self.conv.init_state(batch))
 
     @torch.no_grad()
+    def begin(self, x: Float[Tensor, "B T D"], state: ConvState) -> Float[Tensor, "B T D"]:
+        advance(state.past, x)
+        return self.conv(x)
+
+    @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: ConvState) -> Float[Tensor, "B T D"]:
         out = self.conv(x, state.past)
         advance(state.past, x)

@@ -23,7 +23,7 @@ from kernels.ttt.flops import token_flops
 from kernels.ttt.reference import inner_loss
 from models import cost
 from models.cost import Convention, Cost, Phase, sequence_cost
-from models.layers import CausalConv, linear, rope_tables, rotate
+from models.layers import CausalConv, Rope, linear, rotate
 from models.mixer import Mixer, Size, state_bytes
 
 OPS = {"linear": ttt_linear.OP, "mlp": ttt_mlp.OP}
@@ -56,7 +56,8 @@ class TTT(Mixer):
         super().__init__()
         width, heads, head_dim = size.width, size.heads, size.head_dim
         self.op, self.heads, self.head_dim, self.base_lr = OPS[inner].load(impl), heads, head_dim, base_lr
-        self.inner, self.mini_batch, self.rope_theta, self.eps = inner, mini_batch, rope_theta, eps
+        self.inner, self.mini_batch, self.eps = inner, mini_batch, eps
+        self.rope = Rope(head_dim, rope_theta, mini_batch)
         self.q, self.v, self.o = (linear(width, width) for _ in range(3))
         self.is_gated = backbone == "mamba"
         if self.is_gated:
@@ -92,22 +93,29 @@ class TTT(Mixer):
         return LayerNorm(self.norm_weight, self.norm_bias, self.eps)
 
     def views(
-        self, x: Float[Tensor, "B T D"], position: Int[Tensor, "*B T"], past: Float[Tensor, "B S D"] | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        position: Int[Tensor, "*B T"],
+        past: Float[Tensor, "B S D"] | None = None,
+        begins: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """q, k, v [B, T, H, F] and the gate rho [B, T, H] of tokens at ``position``; ``past`` is advanced in place.
+
+        begins: they are the first tokens, so that ``past`` is not read.
 
         rho is in the dtype of the bias of the gate, the others in that of x.
         """
         q = self.q(x)
         if self.is_gated:
             shared = q
-            q, k = self.conv_q(shared, past), self.conv_k(shared, past)
+            before = None if begins else past
+            q, k = self.conv_q(shared, before), self.conv_k(shared, before)
             if past is not None:
                 advance(past, shared)
         else:
             k = self.k(x)
         q, k, v = (y.unflatten(-1, (self.heads, self.head_dim)) for y in (q, k, self.v(x)))
-        tables = rope_tables(position % self.mini_batch, self.head_dim, self.rope_theta, x.dtype)
+        tables = self.rope(position % self.mini_batch, x.dtype)
         rho = (self.lr_scale if self.training else 1.0) * self.base_lr / self.head_dim
         return rotate(q, tables), rotate(k, tables), v, rho * torch.sigmoid(x @ self.lr_weight.to(x.dtype).T + self.lr_bias)
 
@@ -133,19 +141,20 @@ class TTT(Mixer):
 
     @torch.no_grad()
     def begin(self, x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
-        return self._prefill(x, torch.arange(x.shape[1], device=x.device), state)
+        position = torch.arange(x.shape[1], device=x.device)
+        return self._prefill(self.views(x, position, state.past), x, state)
 
     @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
-        return self._prefill(x, state.inner.position[:, None] + torch.arange(x.shape[1], device=x.device), state)
+        position = state.inner.position[:, None] + torch.arange(x.shape[1], device=x.device)
+        return self._prefill(self.views(x, position, state.past, begins=False), x, state)
 
-    def _prefill(self, x: Float[Tensor, "B T D"], position: Int[Tensor, "*B T"], state: TTTState) -> Float[Tensor, "B T D"]:
-        views = self.views(x, position, state.past)
+    def _prefill(self, views: tuple[Tensor, ...], x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
         return self._output(self.op.prefill(*views, self.token_rates(), self.norm, state.inner), x)
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"], state: TTTState) -> Float[Tensor, "B D"]:
-        views = (y[:, 0] for y in self.views(x[:, None], state.inner.position[:, None], state.past))
+        views = (y[:, 0] for y in self.views(x[:, None], state.inner.position[:, None], state.past, begins=False))
         return self._output(self.op.step(*views, self.token_rates(), self.norm, state.inner), x)
 
     @torch.no_grad()

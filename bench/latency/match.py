@@ -68,14 +68,16 @@ class Match:
         def failed(contestant: Contestant, error: Exception) -> None:
             self.stage.held.pop(contestant, None)
             failures.append(self._failure(contestant.at, error))
+            self._check_device()  # without a device the others would fail as well
 
         sampling = TRIAL if cell.part == "trial" else self.about.sampling
-        taken = take_turns(admitted, self.stage.turn, failed, **sampling)
+        try:
+            taken = take_turns(admitted, self.stage.turn, failed, **sampling)
+        finally:
+            yield from failures
         self.stage.clear()
         for contestant, samples in taken.items():
             yield from self._times(contestant, samples)
-        yield from failures
-        self._check_device()
 
     def not_run(self, left: Sequence[Cell]) -> Iterator[Row]:
         """Every place that is left, with the seconds that it would take."""

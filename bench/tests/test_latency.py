@@ -280,6 +280,34 @@ def test_out_of_memory_is_a_row_and_the_others_go_on(tmp_path: Path, monkeypatch
     assert timed == {("mamba", 12), *(("transformer", context) for context in (12, 20, 28))}
 
 
+def test_an_error_that_costs_the_device_is_of_one_model_and_the_next_call_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[bool] = []
+
+    def check(device: torch.device) -> None:
+        if lost:
+            raise RuntimeError("an illegal memory access was encountered")
+
+    class Fatal(Prefill):
+        def _prepare(self) -> None:
+            lost.extend([True] * (self.engine.entrant.name == "mamba" and self.spot.context == 20))
+            check(self.device)
+            super()._prepare()
+
+    monkeypatch.setattr("bench.latency.match.synchronise", check)
+    monkeypatch.setattr("bench.latency.match.Prefill", Fatal)
+    words = ["experiment.measure.only=[mamba,transformer]", "experiment.measure.grid=[[prefill,2]]"]
+    run = micro_run(tmp_path, "latency", *words)
+    stopped = result(run)
+    assert stopped.manifest.status == "partial" and "the same command goes on" in stopped.manifest.cause
+    monkeypatch.undo()
+    ended = result(run)
+    assert ended.manifest.status == "done"
+    assert [(row.at["model"], row.at["context"]) for row in rows(ended, "broken")] == [("mamba", 20)]
+    assert len(rows(ended, "latency")) == 5
+
+
 def test_an_implementation_that_is_not_installed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["experiment.measure.only=[mamba,transformer]", "experiment.measure.grid=[[step,2]]"]
     ended = result(micro_run(tmp_path, "latency", *words, "+experiment.measure.engines.cpu.step.mamba=[mamba_ssm]"))

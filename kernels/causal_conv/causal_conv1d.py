@@ -23,6 +23,16 @@ def forward(x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Flo
 
 @opaque
 @torch.no_grad()
+def begin(
+    x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"], past: Float[Tensor, "B S E"]
+) -> Float[Tensor, "B T E"]:
+    """``prefill`` of the first tokens, before which ``past`` holds zeros."""
+    advance(past, x)
+    return forward(x, weight, bias)
+
+
+@opaque
+@torch.no_grad()
 def prefill(
     x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"], past: Float[Tensor, "B S E"]
 ) -> Float[Tensor, "B T E"]:

@@ -6,12 +6,21 @@ Shapes: B batch, T time, E channels, K taps, S = K - 1. The state is the last S 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import conv1d, silu
+from torch.nn.functional import conv1d, pad, silu
 
 
 def forward(x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"]) -> Float[Tensor, "B T E"]:
     """Outputs of whole sequences; differentiable in every argument."""
     return silu(convolve(x, weight, bias, x.new_zeros(x.shape[0], weight.shape[2] - 1, x.shape[2])))
+
+
+@torch.no_grad()
+def begin(
+    x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"], past: Float[Tensor, "B S E"]
+) -> Float[Tensor, "B T E"]:
+    """``prefill`` of the first tokens, before which ``past`` holds zeros."""
+    advance(past, x)
+    return forward(x, weight, bias)
 
 
 @torch.no_grad()
@@ -35,7 +44,13 @@ def step(
 def convolve(
     x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"], past: Float[Tensor, "B S E"]
 ) -> Float[Tensor, "B T E"]:
-    """The convolution alone, after ``past``, which is left as it is."""
+    """The convolution alone, after ``past``, which is left as it is. Compiled it is a sum, fused with what is around it."""
+    if torch.compiler.is_compiling():
+        taps, wide = weight.shape[2], torch.promote_types(x.dtype, torch.float32)
+        # not torch.cat, which is stored before it is read
+        joined = (pad(x, (0, 0, taps - 1, 0)) + pad(past, (0, 0, 0, x.shape[1]))).to(wide)
+        moved = (joined[:, j : j + x.shape[1]] * weight[:, 0, j].to(wide) for j in range(taps))
+        return sum(moved, bias.to(wide)).to(x.dtype)
     return conv1d(torch.cat((past, x), dim=1).transpose(1, 2), weight, bias, groups=x.shape[2]).transpose(1, 2)
 
 

@@ -29,7 +29,7 @@ def forward(
         mamba_chunk_scan_combined(
             *(x[rows], dt[rows], a, b[rows, :, None], c[rows, :, None], CHUNK), D=d, dt_bias=dt_bias, dt_softplus=True
         )
-        for rows in pieces(x.shape[0], x.stride(0))
+        for rows in pieces(x.shape[0], max(x.stride(0), dt.stride(0)))
     ]
     return _joined(parts)
 
@@ -48,7 +48,7 @@ def prefill(
 ) -> Float[Tensor, "B T H P"]:
     """As the reference."""
     parts = []
-    for rows in pieces(x.shape[0], x.stride(0)):
+    for rows in pieces(x.shape[0], max(x.stride(0), dt.stride(0))):
         part, last = mamba_chunk_scan_combined(
             *(x[rows], dt[rows], a, b[rows, :, None], c[rows, :, None], CHUNK),
             D=d,

@@ -93,7 +93,7 @@ def config(held: Checkpoint) -> dict[str, Any]:
         "num_key_value_heads": lm.size.heads,
         "hidden_act": "silu",
         "rms_norm_eps": lm.norm.eps,
-        "rope_theta": attention.rope_theta,
+        "rope_theta": attention.rope.theta,
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": lm.head.weight is lm.embedding.weight,

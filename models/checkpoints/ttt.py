@@ -166,7 +166,7 @@ def config(held: Checkpoint) -> dict[str, Any]:
         "vocab_size": lm.head.out_features,
         "mini_batch_size": ttt.mini_batch,
         "base_lr": ttt.base_lr,
-        "rope_theta": ttt.rope_theta,
+        "rope_theta": ttt.rope.theta,
         "norm_eps": lm.norm.eps,
         "tied_embeddings": lm.head.weight is lm.embedding.weight,
     }

@@ -101,7 +101,7 @@ def attention(mixer: Attention, x: Rows) -> Rows:
     views = [of_heads(project(x, layer), mixer.heads) for layer in (mixer.q, mixer.k, mixer.v)]
     mixed = []
     for q, k, v in zip(*views, strict=True):
-        queries, keys = ([rope(row, t, mixer.rope_theta) for t, row in enumerate(rows)] for rows in (q, k))
+        queries, keys = ([rope(row, t, mixer.rope.theta) for t, row in enumerate(rows)] for rows in (q, k))
         mixed.append([attend(t, queries[t], keys, v) for t in range(len(x))])
     return project(joined(mixed), mixer.o)
 
@@ -174,7 +174,7 @@ def ttt(mixer: TTT, x: Rows) -> Rows:
 def ttt_head(mixer: TTT, h: int, q: Rows, k: Rows, v: Rows, rho: Row) -> Rows:
     """One head, mini-batch after mini-batch, in the dual form (paper, appendix A)."""
     count, size = rho[0].count, mixer.mini_batch
-    q, k = ([rope(row, t % size, mixer.rope_theta) for t, row in enumerate(rows)] for rows in (q, k))
+    q, k = ([rope(row, t % size, mixer.rope.theta) for t, row in enumerate(rows)] for rows in (q, k))
     weights = [[[Number(x, count) for x in row] for row in w[h].tolist()] for w in mixer.inner_weights]
     biases = [[Number(x, count) for x in b[h].tolist()] for b in mixer.inner_biases]
     tau = [max(1 / (i + 1) + a, 0.0) for i, a in enumerate(mixer.token_factor.tolist())]
