@@ -3,6 +3,7 @@
 Runs one experiment, or finds it done, and says where its rows are. Nothing below this file sees Hydra's configuration.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def main(config: DictConfig) -> None:
     except ConfigError as error:
         sys.exit(f"error: {error}")
     if (job := HydraConfig.get()).mode == RunMode.MULTIRUN:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            sys.exit("error: torchrun starts the processes of one run; give it the runs of a sweep one by one")
         # of several cells at once on one terminal, none is shown as it goes
         _one_of_a_sweep(run, Path(job.sweep.dir), is_watched=job.runtime.choices["hydra/launcher"] != "joblib")
         return
@@ -42,13 +45,19 @@ def main(config: DictConfig) -> None:
 
 
 def _alone(run: RunConfig) -> None:
-    from bench.errors import EXPECTED  # torch is imported only once the configuration is known to be right
+    from bench.distributed import is_first, joined  # torch is imported only once the configuration is known to be right
+    from bench.errors import EXPECTED
     from bench.run import execute
 
     try:
-        with shown(Board([Job(label_of(run))])) as show:
-            show(Message(0))
-            outcome = execute(run, lambda fraction, note="": show(Message(0, fraction, note)))
+        with joined(run.device.type):
+            if is_first():
+                with shown(Board([Job(label_of(run))])) as show:
+                    show(Message(0))
+                    outcome = execute(run, lambda fraction, note="": show(Message(0, fraction, note)))
+            else:
+                execute(run)
+                return
     except EXPECTED as error:
         sys.exit(f"error: {error}")
     manifest = outcome.manifest

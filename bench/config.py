@@ -160,14 +160,17 @@ class FirstConfig:
 class TrainConfig:
     """How a training fits its device: but for rounding, no number depends on it, save those of time and memory.
 
-    micro_batch: sequences that go through the model together, their gradients added up; 0: the whole batch.
+    micro_batch: sequences that go through the model together, in each process, their gradients added up; 0: all.
     checkpoint: none | block: of a block only the input is kept, the rest computed again backward. compile: blocks and
-    likelihood by torch.compile.
+    likelihood by torch.compile. keep: how many checkpoints of an interrupted training stay. resume: last | last_intact: where
+    the last of them is damaged, that is an error, or training goes on from the one before.
     """
 
     micro_batch: int = 0
     checkpoint: str = "none"
     compile: bool = False
+    keep: int = 2
+    resume: str = "last"
 
 
 @dataclass(kw_only=True)
@@ -195,7 +198,7 @@ class ExperimentConfig:
 
     trains: makes a trained model. trained: needs one. timing: measures time, so it runs alone, and its identity covers the
     device and the versions. modelless: measures operations, so what makes a model is no part of its identity. extra: the group
-    of optional dependencies that it needs (pyproject.toml).
+    of optional dependencies that it needs (pyproject.toml). spread: every process of several takes part, not only the first.
     """
 
     name: str = MISSING
@@ -204,6 +207,7 @@ class ExperimentConfig:
     timing: bool = False
     modelless: bool = False
     extra: str = ""
+    spread: bool = False
     measure: Any = MISSING
 
 
@@ -254,7 +258,7 @@ class RunConfig:
 UNRECORDED = ("results", "refresh", "retry", "fail_fast", "dry", "tracking", "max_minutes")
 VOLATILE = (
     *(*UNRECORDED, "device.workers", "device.flop_rate", "device.peak_rate"),
-    *("train", "optim.searched", "optim.lr_source", "experiment.modelless", "experiment.extra"),
+    *("train", "optim.searched", "optim.lr_source", "experiment.modelless", "experiment.extra", "experiment.spread"),
     *("data.max_overlap", "data.max_epochs", "data.cache", "budget.min_steps"),
     *("model.first.optim.searched", "model.first.optim.lr_source"),
 )
@@ -289,6 +293,9 @@ def parse(config: DictConfig | ListConfig) -> RunConfig:
         raise ConfigError(
             f"train.micro_batch={run.train.micro_batch} is not possible; give sequences, or 0 for the whole batch"
         )
+    _one_of("train.resume", run.train.resume, ("last", "last_intact"))
+    if run.train.keep < 1:
+        raise ConfigError(f"train.keep={run.train.keep} is not possible; keep 1 checkpoint or more")
     _one_of("refresh", run.refresh, ("none", "stale", "all"))
     _one_of("retry", run.retry, tuple(RETRIES))
     _one_of("tracking.name", run.tracking.name, ("none", "wandb"))

@@ -15,6 +15,7 @@ from bench.data.prepare import prepare as prepare_corpus
 from bench.data.shards import Document
 from bench.progress import Progress, silent
 from bench.results import At, Coordinate, Recorder, Row
+from bench.sharding import sharded
 from bench.train import load
 from models.lm import LM
 
@@ -58,11 +59,14 @@ class Lab:
         return self._random_lm().cast(self.dtype)
 
     def lm_to_train(self, how: TrainConfig) -> LM:
-        """The same with weights in float32 at least, which train in that dtype, or those of the first stage."""
+        """The same with weights in float32 at least, which train in that dtype, or those of the first stage.
+
+        They are spread over the processes that train.
+        """
         lm = self._random_lm().cast(torch.promote_types(self.dtype, torch.float32))
         if self.start is not None:
             lm.load_state_dict(load(self.start)["model"])
-        return lm.train_in(self.dtype, recompute=how.checkpoint == "block", compiled=how.compile)
+        return sharded(lm.train_in(self.dtype, recompute=how.checkpoint == "block", compiled=how.compile))
 
     def _random_lm(self) -> LM:
         """Made on the CPU: the same on every device."""

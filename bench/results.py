@@ -149,6 +149,16 @@ class Again:
         return is_refreshed or before.status in RETRIES[self.retry]
 
 
+class Follower(Recorder):
+    """Of a process that takes part in a run which another one records: it keeps rows to itself."""
+
+    def write(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def finish(self, status: str, cause: str = "") -> None:
+        self.manifest = replace(self.manifest, status=status, cause=cause)
+
+
 @contextmanager
 def open_run(
     root: Path, manifest: Manifest, config: Mapping[str, Any], again: Again | None = None, wait: bool = False

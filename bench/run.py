@@ -1,4 +1,7 @@
-"""One run from configuration to rows: finds what is done, resumes what is not, records how it ended."""
+"""One run from configuration to rows: finds what is done, resumes what is not, records how it ended.
+
+Of several processes (bench/distributed.py) all come through here; the first finds, records and tells the others.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,8 +9,10 @@ from pathlib import Path
 import torch
 from hydra.utils import instantiate
 
+from bench import distributed
 from bench.build import prepare
-from bench.config import RunConfig, identity, record, training
+from bench.checkpoints import CorruptCheckpoint
+from bench.config import RunConfig, TrackingConfig, identity, record, training
 from bench.hardware import OUT_OF_MEMORY, device_name, versions
 from bench.lab import Lab, Unfinished
 from bench.progress import Progress, silent
@@ -29,7 +34,7 @@ from bench.results import (
 )
 from bench.standing import BLOCKED, again, find_settled, identify
 from bench.tracking.process import tracked
-from bench.train import CorruptCheckpoint, Diverged
+from bench.train import Diverged
 
 
 class NotTrained(RuntimeError):
@@ -81,7 +86,7 @@ def execute(run: RunConfig, progress: Progress = silent, wait: bool = False) -> 
         CorruptResults: it is settled, and its files were damaged since.
         Anything that the measurement raises, after its status is recorded.
     """
-    before = find_settled(run)
+    before = distributed.told(lambda: find_settled(run))
     if before is not None:
         return Outcome(before, is_new=False)
     torch.set_num_threads(run.device.threads)
@@ -90,10 +95,11 @@ def execute(run: RunConfig, progress: Progress = silent, wait: bool = False) -> 
         trained, start = _trained(first.run, run, progress)
         manifest = replace(manifest, seconds=trained.seconds)  # the FLOPs of this run are those of both stages
     weights = _weights(run, progress)
-    with open_run(Path(run.results), manifest, record(run), again(run), wait) as recorder:
+    with distributed.shared(open_run(Path(run.results), manifest, record(run), again(run), wait)) as recorder:
         if recorder.manifest.status in SETTLED:  # another process was faster
             return Outcome(recorder.manifest, is_new=False)
-        with tracked(recorder.folder, run.tracking, live=run.experiment.trains):
+        tracking = run.tracking if distributed.is_first() else TrackingConfig()
+        with tracked(recorder.folder, tracking, live=run.experiment.trains):
             _measure(Lab(run, recorder, weights, progress, start))
         return Outcome(recorder.manifest, is_new=True)
 
@@ -124,15 +130,18 @@ def _measure(lab: Lab) -> None:
     try:
         experiment = instantiate(lab.run.experiment.measure)
         lab.recorder.manifest = replace(lab.recorder.manifest, flops=float(experiment.flops(lab.prepared)))
-        for row in experiment.measure(lab):
-            lab.recorder.write(row)
-    except CorruptCheckpoint:
-        raise  # a damaged file says nothing of the run, which stays as it was
+        if lab.run.experiment.spread or distributed.is_first():
+            with distributed.watched(lambda status, cause: record_failure(lab.recorder, status, cause, lab.run, {})):
+                for row in experiment.measure(lab):
+                    lab.recorder.write(row)
+    except (CorruptCheckpoint, distributed.Uneven):
+        raise  # a damaged file, or the number of processes, says nothing of the run, which stays as it was
     except Unfinished as stop:
         lab.recorder.finish("partial", str(stop))
         return
     except Exception as error:
-        _fail(lab, error)
+        if not distributed.is_loss(error):  # which says nothing of the run either
+            _fail(lab, error)
         raise
     lab.recorder.finish("done")
 
@@ -140,6 +149,9 @@ def _measure(lab: Lab) -> None:
 def _fail(lab: Lab, error: Exception) -> None:
     status = status_of(error)
     cause = f"{type(error).__name__}: {error}"
+    if not distributed.is_first():
+        distributed.report(status, cause)
+        return
     record_failure(lab.recorder, status, cause, lab.run, lab.here)
 
 

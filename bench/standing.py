@@ -46,9 +46,11 @@ def identify(run: RunConfig) -> str:
     """
     if not run.experiment.timing:
         return run_id(run, {})
-    from bench.hardware import device_name, versions  # torch
+    from bench import distributed  # torch
+    from bench.hardware import device_name, versions
 
     measuring = {name: version for name, version in versions().items() if name in ("torch", "triton")}
+    measuring |= {"processes": str(distributed.size())} if distributed.size() > 1 else {}
     return run_id(run, {"device": device_name(run.device.type)} | measuring)
 
 

@@ -1,5 +1,7 @@
 """The training loop, the same for every model: AdamW, warm-up and cosine, clipping, micro-batches; resumes exactly.
 
+Over several processes too (bench/distributed.py): whatever their number, a batch is the same batch.
+
 Recipe of the paper's table 3 and appendix C ("improved" recipe of the Mamba paper): decay on all parameters but those that
 a mixer exempts. Weights, gradients and AdamW are float32 whatever the model computes in. Data order is a function of the step,
 so that a checkpoint is all that a resumed run needs.
@@ -18,10 +20,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bench import distributed
 from bench.budget import Plan
+from bench.checkpoints import Checkpoints, CorruptCheckpoint
 from bench.config import OptimConfig, TrainConfig
 from bench.data.batches import TrainBatches
 from bench.hardware import begin_peak, peak_bytes
+from bench.sharding import apart, clip_gradients
 from models.checkpoints.config import CheckpointError
 from models.checkpoints.files import read_saved
 from models.lm import LM
@@ -88,10 +93,6 @@ class Diverged(RuntimeError):
         self.step = step
 
 
-class CorruptCheckpoint(ValueError):
-    """A checkpoint cannot be read."""
-
-
 def learning_rate(optim: OptimConfig, step: int, steps: int) -> float:
     """Linear from 0 to ``lr`` over the warm-up, then cosine to ``final_lr`` at the last step."""
     warmup = warmup_steps(optim, steps)
@@ -107,15 +108,12 @@ def warmup_steps(optim: OptimConfig, steps: int) -> int:
 
 
 def make_optimizer(lm: LM, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with two groups: decayed, and what mixers exempt from decay."""
+    """AdamW with two groups, decayed and what mixers exempt from decay; of each, what is spread over processes is one apart."""
     exempt = {id(p) for mixer in lm.mixers for p in mixer.undecayed()}
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in lm.parameters() if id(p) not in exempt], "weight_decay": optim.weight_decay},
-        {"params": [p for p in lm.parameters() if id(p) in exempt], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=1e-8, fused=True
-    )
+    decayed = [p for p in lm.parameters() if id(p) not in exempt], optim.weight_decay
+    others = [p for p in lm.parameters() if id(p) in exempt], 0.0
+    groups = [{"params": part, "weight_decay": decay} for kept, decay in (decayed, others) for part in apart(kept)]
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=1e-8, fused=True)
 
 
 def train(
@@ -123,41 +121,45 @@ def train(
     plan: Plan,
     batches: TrainBatches,
     optim: OptimConfig,
-    checkpoint: Path,
+    checkpoints: Path,
     *,
     how: TrainConfig | None = None,
+    of: str = "",
     save_every_s: float = 10.0,
     progress: Callable[[float, Log], None] = lambda fraction, log: None,
 ) -> Log:
-    """Trains ``lm`` in place, from ``checkpoint`` on where there is one. It computes as ``lm.train_in`` left it.
+    """Trains ``lm`` in place, from the last of ``checkpoints`` on where there is one. It computes as ``lm.train_in`` left it.
 
+    of, save_every_s: see ``Checkpoints``.
     ``progress`` is called after each step, with the share that is done and the log so far; its time is not the training's.
 
     Raises:
         Diverged: the loss is not finite; the weights are those before that step.
-        CorruptCheckpoint: the checkpoint cannot be read.
+        CorruptCheckpoint: the checkpoint cannot be read, or is another training's.
+        Uneven: the processes cannot share a batch.
     """
-    optimizer = make_optimizer(lm, optim)
-    first, log = _resume(lm, optimizer, checkpoint)
+    distributed.check_shares(plan.rows)
+    optimizer, how = make_optimizer(lm, optim), how or TrainConfig()
+    kept = Checkpoints(checkpoints, of, how, save_every_s)
+    found = kept.resume(lm, optimizer)
+    first, log = (0, Log()) if found is None else (found[0], Log.of(found[1]))
     lm.train()
-    how, device = how or TrainConfig(), lm.embedding.weight.device
-    saved, meter = time.monotonic(), Meter(log, math.ceil(plan.steps / INTERVALS), device)
+    device = lm.embedding.weight.device
+    meter = Meter(log, math.ceil(plan.steps / INTERVALS), device)
     for step in range(first, plan.steps):
         rows, length = plan.shape(step)
-        tokens = torch.from_numpy(batches.batch(step * plan.rows, rows, length)).to(device)
+        mine = distributed.share(rows)
+        tokens = torch.from_numpy(batches.batch(step * plan.rows + mine.start, len(mine), length)).to(device)
         set_progress(lm, optimizer, optim, step, plan.steps)
         with _compiling(anew=step == first) if how.compile else nullcontext():
-            loss = update(lm, optimizer, tokens, optim.clip, how.micro_batch, batches.unscored)
+            loss = update(lm, optimizer, tokens, optim.clip, how.micro_batch, batches.unscored, rows)
         if not math.isfinite(loss):
             raise Diverged(f"the training loss was {loss} at step {step} of {plan.steps}; lower optim.lr={optim.lr}", step)
         meter.step(rows * length)
         log.curve.append(((log.curve[-1][0] if log.curve else 0) + rows * length, loss))
         progress((step + 1) / plan.steps, log)
+        kept.save_if_due(lm, optimizer, step + 1, lambda: asdict(log))
         meter.resume()
-        if time.monotonic() - saved > save_every_s:
-            state = {"model": lm.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "log": asdict(log)}
-            save(state, checkpoint)
-            saved = time.monotonic()
     return log
 
 
@@ -181,21 +183,23 @@ def update(
     clip: float,
     micro_batch: int = 0,
     unscored: int | None = None,
+    rows: int | None = None,
 ) -> float:
     """One step of the optimizer for tokens [B, T + 1]; returns the mean loss, and leaves the weights where it is not finite.
 
     ``micro_batch`` sequences go through the model together, 0 for all: their gradients add up to the batch's.
+    ``rows``: sequences of the whole batch, of which ``tokens`` are this process's share; if not given, they are all.
     ``unscored``: see ``sequence_loss``.
     """
     optimizer.zero_grad(set_to_none=True)
     losses = []
-    for part in tokens.split(micro_batch or len(tokens)):
-        loss = sequence_loss(lm, part, unscored) * (len(part) / len(tokens))
+    for part, weight in distributed.parts(tokens, micro_batch, rows or len(tokens)):
+        loss = sequence_loss(lm, part, unscored) * weight
         loss.backward()
         losses.append(loss.detach())
-    value = torch.stack(losses).sum().item()
+    value = distributed.mean(torch.stack(losses).sum()).item()
     if math.isfinite(value):
-        torch.nn.utils.clip_grad_norm_(lm.parameters(), clip)
+        clip_gradients(lm, clip)
         optimizer.step()
     return value
 
@@ -213,7 +217,10 @@ def sequence_loss(lm: LM, tokens: Int[Tensor, "B T"], unscored: int | None = Non
 def save(state: dict[str, Any], path: Path) -> None:
     """Writes a file of tensors whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    torch.save(state, temporary)
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 
@@ -228,12 +235,3 @@ def load(path: Path) -> dict[str, Any]:
     except CheckpointError as error:
         cure = f"delete the folder {path.parent}, and its training starts anew"
         raise CorruptCheckpoint(f"{error}; {cure}") from error
-
-
-def _resume(lm: LM, optimizer: torch.optim.AdamW, checkpoint: Path) -> tuple[int, Log]:
-    if not checkpoint.exists():
-        return 0, Log()
-    state = load(checkpoint)
-    lm.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"], Log.of(state["log"])

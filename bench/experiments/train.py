@@ -1,14 +1,17 @@
 """Perplexity after training under the budget, and what the fairness card says of it (paper, figures 10 and 11)."""
 
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from bench import distributed
 from bench.build import Prepared
 from bench.data.batches import TrainBatches, heldout_windows
 from bench.evaluate import bits_per_byte, clusters, window_nll
 from bench.lab import Lab
 from bench.results import At, Row
+from bench.sharding import whole_state
 from bench.throughput import place, speed_rows
 from bench.train import Curve, Diverged, Log, load, save, train
 from models.mixer import state_bytes
@@ -33,38 +36,46 @@ class Train:
         return prepared.unchecked_plan.flops
 
     def measure(self, lab: Lab) -> Iterator[Row]:
-        """Rows of the card, the curve and the held-out log-likelihood."""
+        """Rows of the card, the curve and the held-out log-likelihood; of several processes the first scores."""
         yield from (row for row in card(lab) if not lab.recorder.has(row.metric))
         log = self._trained(lab)
+        if not distributed.is_first():
+            return
         for step in range(len(log.curve)):
             yield from self._point(lab, log.curve, step)
         at = place(lab.run.train, lab.run.optim.train_context, lab.prepared.plan.rows)
-        rows = (*speed_rows(lab, at, log.rates, log.first_step_s, log.peak_bytes), lab.row("train_time", log.seconds, "s", at))
+        rows = (
+            *speed_rows(lab, at, log.rates, log.first_step_s, [log.peak_bytes]),
+            lab.row("train_time", log.seconds, "s", at),
+        )
         yield from (row for row in rows if not lab.recorder.has(row.metric))
         for split, is_scored in (("validation", self.validation), ("heldout", self.heldout)):
             if is_scored:
                 yield from self._scored(lab, split)
 
     def _trained(self, lab: Lab) -> Log:
-        assert lab.weights is not None  # conf/experiment/train.yaml: trains
-        if lab.weights.exists():
-            return Log.of(load(lab.weights)["log"])
+        weights = lab.weights
+        assert weights is not None  # conf/experiment/train.yaml: trains
+        if (done := distributed.told(lambda: load(weights)["log"] if weights.exists() else None)) is not None:
+            return Log.of(done)
         lm, run = lab.lm_to_train(lab.run.train), lab.run
         batches = TrainBatches(lab.corpus.stream, run.optim.train_context, run.seed, lab.corpus.index.bos)
-        checkpoint = lab.recorder.folder / "checkpoint.pt"
-        plan = lab.prepared.plan
+        checkpoints, plan = lab.recorder.folder / "checkpoints", lab.prepared.plan
         try:
             log = train(
-                *(lm, plan, batches, run.optim, checkpoint),
+                *(lm, plan, batches, run.optim, checkpoints),
                 how=run.train,
+                of=lab.recorder.manifest.config_hash,
                 progress=lambda done, log: self._tell(lab, done, log),
             )
         except Diverged as error:
             lab.here = {} if error.step is None else {"step": error.step}
             raise
-        lab.corpus.keep_tokenizer(lab.recorder.folder)
-        save({"model": lm.state_dict(), "log": asdict(log), "content": lab.corpus.index.content}, lab.weights)
-        checkpoint.unlink(missing_ok=True)
+        state = whole_state(lm)
+        if distributed.is_first():
+            lab.corpus.keep_tokenizer(lab.recorder.folder)
+            save({"model": state, "log": asdict(log), "content": lab.corpus.index.content}, weights)
+            shutil.rmtree(checkpoints, ignore_errors=True)
         return log
 
     def _tell(self, lab: Lab, done: float, log: Log) -> None:

@@ -1,4 +1,7 @@
-"""How fast a model trains, and in how much memory: steps on random tokens, which need no corpus and teach nothing."""
+"""How fast a model trains, and in how much memory: steps on random tokens, which need no corpus and teach nothing.
+
+Over several processes too, where the batch is that of all of them together.
+"""
 
 import math
 import time
@@ -9,6 +12,7 @@ from typing import Any
 
 import torch
 
+from bench import distributed
 from bench.build import Prepared
 from bench.config import TrainConfig
 from bench.hardware import begin_peak, peak_bytes
@@ -40,21 +44,24 @@ class TrainSpeed:
 
         Raises:
             Diverged: the loss is not finite.
+            Uneven: the processes cannot share the batch.
         """
         if lab.recorder.has("throughput"):
             return
+        distributed.check_shares(self.batch)
         begin_peak(lab.device)
         how, optim = TrainConfig(**self.how), lab.run.optim
         lab.here = at = place(how, self.context, self.batch)
         lm = lab.lm_to_train(how).train()
         optimizer = make_optimizer(lm, optim)
         tokens = torch.randint(lab.run.data.vocab, (self.batch, self.context + 1), device=lab.device)
+        mine = distributed.share(self.batch)
         taken, total = 0, 2 + self.steps
 
         def step() -> None:
             nonlocal taken
             set_progress(lm, optimizer, optim, taken, total)
-            loss = update(lm, optimizer, tokens, optim.clip, how.micro_batch)
+            loss = update(lm, optimizer, tokens[mine.start : mine.stop], optim.clip, how.micro_batch, rows=self.batch)
             if not math.isfinite(loss):
                 raise Diverged(f"the loss of random tokens was {loss} at step {taken}; lower optim.lr={optim.lr}", taken)
             taken += 1
@@ -69,4 +76,5 @@ class TrainSpeed:
         first = time.perf_counter() - start
         seconds = sample(step, lab.device, prepare=tell, warm_up=1, least=self.steps, most=self.steps)
         yield lab.row("latency", median(seconds), "s", at, seconds)
-        yield from speed_rows(lab, at, [self.batch * self.context / s for s in seconds], first, peak_bytes(lab.device))
+        rates, peaks = [self.batch * self.context / s for s in seconds], distributed.gathered(peak_bytes(lab.device))
+        yield from speed_rows(lab, at, rates, first, peaks)

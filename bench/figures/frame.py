@@ -11,7 +11,7 @@ from bench.results import Coordinate, Row, Run
 COORDINATES = (
     *("model", "backbone", "size", "params", "match", "convention", "budget_flops", "train_flops", "tokens", "train_context"),
     *("context", "position", "data", "split", "tokenizer", "n_targets", "batch", "phase", "impl", "exec", "dtype", "seed"),
-    *("mini_batch", "layer", "weights", "clusters", "micro_batch", "checkpoint", "step"),
+    *("mini_batch", "layer", "weights", "clusters", "micro_batch", "checkpoint", "step", "gpus"),
     *("op", "pass", "heads", "head_dim", "tensor", "phases", "slot", "part", "reason"),
     *("task", "depth", "shots", "documents", "filter", "per"),
 )

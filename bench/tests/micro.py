@@ -62,6 +62,11 @@ def write_corpus(folder: Path) -> Path:
 
 def micro_run(folder: Path, experiment: str, *overrides: str) -> RunConfig:
     """A run of ``experiment`` on the corpus in ``folder``/corpus, with its results in ``folder``/runs."""
+    return compose_run(micro_words(folder, experiment, *overrides))
+
+
+def micro_words(folder: Path, experiment: str, *overrides: str) -> list[str]:
+    """What ``python -m bench`` would be given for it."""
     corpus = folder / "corpus"
     if not corpus.exists():
         write_corpus(corpus)
@@ -71,4 +76,4 @@ def micro_run(folder: Path, experiment: str, *overrides: str) -> RunConfig:
     budget = ["budget=tiny_1", f"budget.flops={BUDGET}"]
     small = [f"experiment={experiment}", *SMALL.get(experiment, []), "size=tiny", f"results={folder / 'runs'}"]
     first = FIRST if "model=finetune/transformer" in overrides else []
-    return compose_run([*small, *data, *optim, *budget, *overrides, *first])
+    return [*small, *data, *optim, *budget, *overrides, *first]

@@ -94,10 +94,13 @@ def test_identity_is_what_makes_the_numbers() -> None:
 
 def test_how_a_training_fits_its_device_counts_only_where_its_speed_is_measured() -> None:
     how = ["train.micro_batch=2", "train.checkpoint=block", "train.compile=true"]
+    where = ["train.keep=5", "train.resume=last_intact"]
+    assert run_id(compose_run(["experiment=train_speed", *where]), {}) == run_id(compose_run(["experiment=train_speed"]), {})
     for experiment, is_same in (("train", True), ("perplexity_by_context", True), ("train_speed", False)):
         ids = {run_id(compose_run([f"experiment={experiment}", *words]), {}) for words in ([], how)}
         assert (len(ids) == 1) == is_same
-    assert record(compose_run(how))["train"] == {"micro_batch": 2, "checkpoint": "block", "compile": True}
+    recorded = {"micro_batch": 2, "checkpoint": "block", "compile": True, "keep": 5, "resume": "last_intact"}
+    assert record(compose_run([*how, *where]))["train"] == recorded
 
 
 def test_what_measures_a_trained_model_names_the_run_that_trains_it() -> None:
@@ -120,6 +123,8 @@ def test_what_measures_a_trained_model_names_the_run_that_trains_it() -> None:
         (["refresh=yes"], ["refresh=yes", "none", "stale", "all"]),
         (["train.checkpoint=all"], ["train.checkpoint=all", "none", "block"]),
         (["train.micro_batch=-1"], ["train.micro_batch=-1", "0 for the whole batch"]),
+        (["train.keep=0"], ["train.keep=0", "1 checkpoint or more"]),
+        (["train.resume=first"], ["train.resume=first", "last", "last_intact"]),
         (["budget.tokens=5"], ["nano_1", "budget.flops", "budget.tokens"]),
     ],
 )

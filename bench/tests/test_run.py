@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from bench.budget import BudgetError
+from bench.checkpoints import CorruptCheckpoint
 from bench.config import RunConfig
 from bench.data import DataError
 from bench.progress import Progress
 from bench.results import CorruptResults, Run, read_manifest, read_run
 from bench.run import NotTrained, describe, execute
 from bench.tests.micro import micro_run
-from bench.train import CorruptCheckpoint, Diverged
+from bench.train import Diverged
 
 
 def folder_of(run: RunConfig) -> Path:
