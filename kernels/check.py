@@ -2,9 +2,11 @@
 
 *Oracle*: the definition in float64 on the same, rounded inputs. *Yardstick*: the definition in float32, with only the
 operands of matrix products rounded to the inputs' dtype, or, where there is a backward pass, to bfloat16: float16 has not
-the range of gradients. Errors are relative in the Frobenius norm
-(``Problem.norm_of``). In 16 bits an implementation of ours may have FACTOR times
-the yardstick's error, and OUTPUT or OTHER at most; in float32 EXACT. Two runs must agree bit for bit, and what
+the range of gradients. Errors are relative in the Frobenius norm. In 16 bits an implementation of ours may have FACTOR times
+the yardstick's error, and OUTPUT or OTHER at most where the yardstick itself keeps to that (over 32,768 tokens its gradient
+of b0 has 1.5e-2); in float32 EXACT. The gradient of tau is a few numbers, of which the last sums over all tokens and outweighs
+the others: the yardstick's error of it lies between 1e-3 and 3e-2 from draw to draw, so that one draw is no measure, and SHARED
+is allowed. Two runs must agree bit for bit, and what
 ``torch.empty`` gives is NaN meanwhile, so that a value that was never written is seen.
 
 An implementation runs on the whole case, with gradients from outside for every output. Rows and heads do not know of one
@@ -32,7 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels.op import Case, Impl, Inputs, Op, Pass, Problem, Stepping
 
-FACTOR, OUTPUT, OTHER, EXACT, FOREIGN = 1.5, 5e-3, 1e-2, 1e-5, 0.1
+FACTOR, OUTPUT, OTHER, SHARED, EXACT, FOREIGN = 1.5, 5e-3, 1e-2, 5e-2, 1e-5, 0.1
 # Half a unit in the last place of float16: no error of 16 bits where the yardstick, all in float32, has none.
 ROUNDING = 2**-11
 
@@ -257,16 +259,22 @@ class Trial:
         case = self.case if dtype is None else replace(self.case, dtype=dtype)
         return Runner(whole.problem, case, inputs, upstream, torch.arange(len(whole.heads), device=self.device))
 
+    def _is_shared(self, name: str) -> bool:
+        """Whether it is the gradient of an input that all heads share."""
+        return name.startswith("d_") and name.removeprefix("d_") not in self.op.problem.head_axis
+
     def _error(self, name: str, found: Tensor, truth: Inputs, yardstick: Inputs, about: Impl) -> Error:
-        norm = self.op.problem.norm_of(name, truth, self._few(None).inputs)
-        measure = relative_error(yardstick[name], truth[name], norm) if yardstick else math.nan
+        measure = relative_error(yardstick[name], truth[name]) if yardstick else math.nan
         if not about.is_ours:
             bound = FOREIGN
+        elif yardstick and self._is_shared(name):
+            bound = SHARED
         elif yardstick:
-            bound = min(OUTPUT if name.startswith("output") else OTHER, max(FACTOR * measure, ROUNDING))
+            most = OUTPUT if name.startswith("output") else OTHER
+            bound = FACTOR * measure if measure > most else min(most, max(FACTOR * measure, ROUNDING))
         else:
             bound = EXACT
-        return Error(name, relative_error(found, truth[name], norm), measure, bound)
+        return Error(name, relative_error(found, truth[name]), measure, bound)
 
 
 def _seen(problem: Stepping, state: Any) -> Inputs:
@@ -274,10 +282,10 @@ def _seen(problem: Stepping, state: Any) -> Inputs:
     return {f"state_{name}": tensor[:, None] for name, tensor in problem.visible(state).items()}
 
 
-def relative_error(found: Tensor, truth: Tensor, norm: float | None = None) -> float:
-    """|found - truth| / norm, |truth| if not given, Frobenius, in float64; where that is zero, 0 or infinity; inf for NaN."""
+def relative_error(found: Tensor, truth: Tensor) -> float:
+    """|found - truth| / |truth| in the Frobenius norm, in float64; of a truth that is zero, 0 or infinity; inf for NaN."""
     wide = truth.double()
-    error, norm = (found.double() - wide).norm().item(), wide.norm().item() if norm is None else norm
+    error, norm = (found.double() - wide).norm().item(), wide.norm().item()
     if not math.isfinite(error):
         return math.inf
     return error / norm if norm else 0.0 if error == 0 else math.inf

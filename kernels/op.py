@@ -89,10 +89,6 @@ class Problem(ABC):
         """The inputs of some heads."""
         return {n: t.index_select(self.head_axis[n], heads) if n in self.head_axis else t for n, t in x.items()}
 
-    def norm_of(self, name: str, results: Inputs, x: Inputs) -> float:
-        """What an error of result ``name`` is relative to: its Frobenius norm, in float64."""
-        return results[name].double().norm().item()
-
 
 class Stepping(Problem):
     """A problem with a state, that also runs token by token. ``time_inputs`` are those with a time axis, 1."""

@@ -50,18 +50,6 @@ class TTT(Stepping):
         out: Tensor = module.forward(*views, _layers(x, "weight"), _layers(x, "bias"), _norm(x))
         return out
 
-    def norm_of(self, name: str, results: Inputs, x: Inputs) -> float:
-        """The gradient of tau adds up, over all tokens, what nearly cancels: its rounding is that of the addends.
-
-        tau_i rho_j G_ij sums over j to tau_i d tau_i and over i to rho_j d rho_j. Were the signs of G random, |d tau| would
-        be |rho d rho| / rms(tau): where it is less, its error is relative to that.
-        """
-        own = super().norm_of(name, results, x)
-        if name != "d_tau":
-            return own
-        addends = (x["rho"].double() * results["d_rho"].double()).norm() / x["tau"].double().square().mean().sqrt()
-        return max(own, addends.item())
-
     def start(self, module: ModuleType, x: Inputs, case: Case, phases: Tensor) -> InnerState:
         weights, biases = _layers(x, "weight"), _layers(x, "bias")
         state: InnerState = module.init_state(weights, biases, case.batch, case.mini_batch, case.dtype)

@@ -99,7 +99,7 @@ class Forward:
         answer[(batch * panel[0] * heads,)](
             q, k, rho, tau, *self.norm, position, self.out, *scratch, length, heads, *panel,
             EPS=self.eps, **sizes(self.tiles), BN=64 if self.out.itemsize == 2 else 32, STATEFUL=self.slots is not None,
-            **modes(self.out), num_warps=4, num_stages=2 if self.out.itemsize == 2 else 1,
+            **modes(self.out), num_warps=min(4, warps(self.tiles)), num_stages=2 if self.out.itemsize == 2 else 1,
         )  # fmt: skip
 
 

@@ -156,7 +156,7 @@ class Backward:
             k, v, rho, tau, *self.norm, self.kept[0], d1, zh, panel.scratch.queried[0], *panel.scratch.reversed,
             dk, dv, drho, dtau_last, *self.dnorm, *self._where(panel),
             **padding(self.tiles), **sizes(self.tiles), **self._modes, num_warps=self._warps,
-            num_stages=1,  # two are slower, and Triton 3.6 then reads beyond its shared memory where the head dim is 32
+            num_stages=1,
         )  # fmt: skip
 
     def _grid(self, panel: Panel) -> tuple[int]:
@@ -177,7 +177,7 @@ class Backward:
     @property
     def _warps(self) -> int:
         """Of kernels over chunks, whose narrow tiles are padded."""
-        return 8 if self.tiles.BF > 64 else 4
+        return 4 if self.tiles.F == 64 else warps(self.tiles)
 
     @property
     def _modes(self) -> dict[str, object]:

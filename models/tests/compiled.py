@@ -32,6 +32,7 @@ def largest_error(name: str, impl: str, backend: str) -> float:
 
 
 if __name__ == "__main__":
+    torch.backends.cudnn.allow_tf32 = False  # of eager convolutions
     torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
     for word in sys.argv[2:]:
         name, _, impl = word.partition(":")
