@@ -35,6 +35,10 @@ class Attention(Mixer):
         return self.o(self.op.forward(*self._views(x, position)).flatten(2))
 
     def init_state(self, batch: int, max_len: int) -> Cache:
+        if max_len > LONGEST:
+            raise ValueError(
+                f"sequences of {max_len:,} tokens are beyond the rotary tables' {LONGEST:,}; set LONGEST in {__name__}"
+            )
         weight = self.k.weight
         key, value = (weight.new_zeros(batch, self.heads, max_len, self.head_dim) for _ in range(2))
         return Cache(key, value, position=weight.new_zeros(batch, dtype=torch.int32))

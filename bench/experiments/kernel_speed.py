@@ -67,7 +67,7 @@ class KernelSpeed:
         """Rows of every operation, implementation, pass and shape, the most important first.
 
         Raises:
-            CheckFailed: at the end, where an implementation was wrong, or of ours and missing.
+            CheckFailed: at the end, where an implementation of ours was wrong, broken or missing; of others it is a row.
         """
         bench, cases = Bench(lab, self.sampling), self._cases(lab.run.device.dtype)
         yield from ceilings(lab, self.sampling)
@@ -115,16 +115,16 @@ class Bench:
             yield from self._without(at, "missing", str(error), is_failure=about.is_ours)
         except Broken as error:
             traceback.print_exception(error.__cause__)
-            yield from self._without(at, "broken", str(error))
+            yield from self._without(at, "broken", str(error), is_failure=about.is_ours)
         else:
             yield from self._errors(at, verdict)
             if verdict.ok:
                 times = self._steps if mode == "step" else self._sequences
                 yield from times(trial, trial.op.load(impl), mode, at)
             else:
-                yield from self._without(at, "wrong", str(verdict))
+                yield from self._without(at, "wrong", str(verdict), is_failure=about.is_ours)
 
-    def _without(self, at: At, metric: str, cause: str, is_failure: bool = True) -> Iterator[Row]:
+    def _without(self, at: At, metric: str, cause: str, is_failure: bool) -> Iterator[Row]:
         what = f"{' '.join(str(value) for value in at.values())}: {cause}"
         print(f"{metric}: {what}", file=sys.stderr, flush=True)
         if is_failure:
