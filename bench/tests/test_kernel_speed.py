@@ -25,6 +25,7 @@ from bench.results import Manifest, Row, Run, hash_of, read_run
 from bench.run import describe, execute
 from bench.tests.micro import micro_run
 from kernels import ttt_linear
+from kernels.attention import reference as attention
 from kernels.check import CheckFailed, Trial
 from kernels.op import Case
 from kernels.ttt import reference
@@ -92,11 +93,11 @@ def test_least_bytes_are_those_of_inputs_and_output() -> None:
     assert least_bytes(trial, "fwd_bwd") == 2 * least_bytes(trial, "fwd")
 
 
-def replaced(monkeypatch: pytest.MonkeyPatch, forward: Any) -> None:
-    """Makes ``forward`` that of TTT-Linear's implementation triton."""
-    module = ModuleType("kernels.ttt_linear.kernel")
-    vars(module).update(vars(reference) | {"forward": forward})
-    monkeypatch.setitem(sys.modules, "kernels.ttt_linear.kernel", module)
+def replaced(monkeypatch: pytest.MonkeyPatch, forward: Any, name: str = "ttt_linear.kernel", base: Any = reference) -> None:
+    """Makes ``forward`` that of TTT-Linear's implementation triton, or of the one in the module ``name``."""
+    module = ModuleType(f"kernels.{name}")
+    vars(module).update(vars(base) | {"forward": forward})
+    monkeypatch.setitem(sys.modules, f"kernels.{name}", module)
 
 
 def wrong(*args: Any) -> torch.Tensor:
@@ -142,6 +143,17 @@ def test_ours_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     run = micro_run(tmp_path, "kernel_speed", "experiment.measure.impls.ttt_linear=[triton]")
     with pytest.raises(CheckFailed, match="'triton' cannot be imported"):
         execute(run)
+
+
+def test_what_another_package_gets_wrong_is_told_and_fails_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced(monkeypatch, lambda *args: 2 * attention.forward(*args), "attention.sdpa_flash", attention)
+    run = micro_run(
+        tmp_path, "kernel_speed", "experiment.measure.impls.attention=[sdpa_flash]", "experiment.measure.passes=[fwd]"
+    )
+    execute(run)
+    ended = read_run(Path(run.results) / "kernel_speed" / describe(run).run_id)
+    assert ended.manifest.status == "done"
+    assert rows(ended, "wrong", op="attention") and not rows(ended, "latency", op="attention")
 
 
 @pytest.mark.parametrize(("key", "words"), [("ops", "ttt_linear, ttt_mlp, attention"), ("passes", "fwd, fwd_bwd, step")])
