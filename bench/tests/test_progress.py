@@ -34,10 +34,14 @@ if __name__ == "__main__":
         sys.exit("interrupted")
     sys.exit(len(failures))
 """
-# A terminal that is the session's own, so that Ctrl-C reaches whatever runs there.
-SESSION = (
-    "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-)
+# A terminal that is the session's own, so that Ctrl-C reaches whatever runs there, also where the tests run in the background.
+SESSION = """
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 SHOWN, HIDDEN = "\x1b[?25h", "\x1b[?25l"  # the cursor
 
 
