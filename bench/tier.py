@@ -4,8 +4,10 @@ A cell is a line of overrides in Hydra's grammar, so that one line stands for ma
 """
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,8 @@ def tiers_of(runs: Sequence[Run]) -> list[Tier]:
     seeds = 1 + max((run.manifest.seed for run in runs), default=0)
     common = {name: tier_file(name)["common"] for name in tier_names()}
     possible = [name for name, words in common.items() if any(_may_hold(words, run) for run in runs)]
-    tiers = [load_tier(name, [f"seeds={seeds}"] if seeds > 1 else []) for name in possible]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:  # Hydra composes a few runs a second
+        tiers = list(pool.map(partial(load_tier, overrides=[f"seeds={seeds}"] if seeds > 1 else []), possible))
     have = {run.manifest.config_hash for run in runs}
     return [tier for tier in tiers if have & tier.config_hashes]
 
