@@ -98,8 +98,8 @@ wandb-sync: $(VENV)/.ready-reports ## upload to W&B what tracking=wandb kept her
 
 .PHONY: test-torchless
 test-torchless: $(TORCHLESS_READY) ## the tests of what needs no torch: configuration, budget, results, figures, data
-	$(PIP) --quiet 'pytest>=8.4'
-	$(BIN)/python -m pytest $(TORCHLESS_TESTS)
+	$(PIP) --quiet 'pytest>=8.4' 'pytest-xdist>=3.6'
+	$(BIN)/python -m pytest -n $(WORKERS) $(TORCHLESS_TESTS)
 
 .PHONY: lint
 lint: $(VENV)/.ready-dev ## style
