@@ -40,7 +40,8 @@ def report(runs: Sequence[Run]) -> Report:
     tiers = sorted(tiers_of(runs), key=lambda tier: not tier.models)
     tier_of = {name: tier.name for tier in tiers for name in tier.config_hashes}
     series = sorted({name for run in runs if (name := numbers.series_of(run))}, key=lambda name: look_of(name).order)
-    parts = [part_of(tier, [run for run in runs if tier_of.get(run.manifest.config_hash) == tier.name]) for tier in tiers]
+    shares = [(tier, [run for run in runs if tier_of.get(run.manifest.config_hash) == tier.name]) for tier in tiers]
+    parts = [part_of(tier, own) for tier, own in shares if own]  # not of a tier whose only runs another one shows
     reading = tuple(READING.format(nats=verdicts.EQUAL_WITHIN, share=EQUAL_SHARE).splitlines())
     return Report(TITLE, ABOUT, reading, _facts(runs), tuple(series), (*parts, everything(runs, tier_of)))
 
