@@ -1,5 +1,6 @@
 """TTT kernels as operations of PyTorch: FLOPs, compilation, checkpointing; on a GPU long contexts, graphs, autocast."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from kernels import ttt_linear, ttt_mlp
 from kernels.check import Runner, Trial
 from kernels.op import Case, Inputs, Op, Pass, Stepping
-from kernels.ttt.launch import Operands
 from kernels.ttt_mlp import kernel, launch, panels
 
 OPS = [ttt_linear.OP, ttt_mlp.OP]
@@ -61,14 +61,28 @@ def test_flops_are_those_that_the_reference_does(op: Op) -> None:
 
 @pytest.mark.parametrize(("op", "in_registers"), [(ttt_linear.OP, (16,)), (ttt_mlp.OP, (16,)), (ttt_mlp.OP, ())])
 def test_what_rounding_leaves_does_not_grow(op: Op, in_registers: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Operands of 16 bits over many mini-batches; all of them float16, as the interpreter has no right bfloat16."""
-    monkeypatch.setattr(Operands, "of", lambda x: Operands(torch.float16, torch.float16))
+    """Operands of 16 bits over many mini-batches."""
     for module in (launch, panels, kernel):
         monkeypatch.setattr(module, "IN_REGISTERS", in_registers)
     modes: tuple[Pass, ...] = ("fwd", "fwd_bwd")
     for mode in modes:
         verdict = Trial(op, Case(1, 512, 1, 16, dtype=torch.float16), DEVICE).check("triton", mode)
         assert verdict.ok, str(verdict)
+
+
+def test_gradients_in_16_bits_are_linear_in_the_outputs_however_small(op: Op) -> None:
+    runner, shared = Trial(op, replace(SMALL, context=80, dtype=torch.float16), DEVICE).runner, []
+    for size in (1.0, 2.0**-14):
+        found = gradients(layer(op), replace(runner, upstream=runner.upstream.sign() * size))
+        shared.append([grad / size for grad in found if grad.dtype == torch.float32])
+    assert_equal(tuple(shared[0]), tuple(shared[1]))
+
+
+def test_a_gradient_that_is_not_finite_stays_so(op: Op) -> None:
+    runner = Trial(op, replace(SMALL, dtype=torch.float16), DEVICE).runner
+    runner.upstream[0, 3, 0, 5] = math.inf
+    _, *found = gradients(layer(op), runner)
+    assert all(grad.isnan().any() for grad in found)
 
 
 def test_flops_of_a_step_are_a_tokens(op: Op) -> None:

@@ -33,13 +33,23 @@ def write(ptr, x, mask, EVEN: tl.constexpr):
         tl.store(ptr, x.to(ptr.dtype.element_ty), mask=mask)
 
 
+_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
 @triton.jit
 def guarded(x, dtype: tl.constexpr):
-    """x rounded to the dtype of operands, saturated where float16 would overflow: what comes from outside, and D (1/std)."""
-    y = x.to(dtype)
-    if dtype == tl.float16 and x.dtype != tl.float16:
-        largest = tl.full([], 65504.0, tl.float16)
-        y = tl.minimum(tl.maximum(y, -largest), largest)
+    """x rounded to the dtype of operands, saturated where float16 would overflow, as inputs, D (1/std) and gradients might.
+
+    It costs nothing: the conversion itself saturates. NaN stays NaN.
+    """
+    if dtype != tl.float16 or x.dtype == tl.float16:
+        y = x.to(dtype)
+    elif _INTERPRETED:
+        y = tl.clamp(x.to(tl.float32), -65504.0, 65504.0, propagate_nan=tl.PropagateNan.ALL).to(dtype)
+    else:
+        y = tl.inline_asm_elementwise(
+            "cvt.rn.satfinite.f16x2.f32 $0, $2, $1;", "=r,f,f", [x.to(tl.float32)], dtype=tl.float16, is_pure=True, pack=2
+        )
     return y
 
 

@@ -1,6 +1,7 @@
 """What the launchers of the TTT kernels share: sizes of tiles, dtypes of operands, limits, the device."""
 
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -42,25 +43,28 @@ class Tiles:
         return length % self.CHUNK == 0 and self.F == self.BF and self.C == self.BC
 
 
-@dataclass(frozen=True)
-class Operands:
-    """Dtypes of matrix operands: ``forward`` float16, or ``backward`` bfloat16, whose range gradients need; float32 stays."""
+def operand_dtype(x: Tensor) -> torch.dtype:
+    """Of matrix operands for inputs like ``x``: float16 for 16 bits, eight times as exact as bfloat16; float32 stays.
 
-    forward: torch.dtype
-    backward: torch.dtype
+    Raises:
+        TypeError: neither 16-bit nor float32.
+    """
+    if x.dtype == torch.float32:
+        return torch.float32
+    if x.dtype in (torch.float16, torch.bfloat16):
+        return torch.float16
+    raise TypeError(f"the Triton kernels take float32, bfloat16 and float16, not {x.dtype}; choose impl: reference")
 
-    @classmethod
-    def of(cls, x: Tensor) -> "Operands":
-        """Of inputs like ``x``.
 
-        Raises:
-            TypeError: neither 16-bit nor float32.
-        """
-        if x.dtype == torch.float32:
-            return cls(torch.float32, torch.float32)
-        if x.dtype in (torch.float16, torch.bfloat16):
-            return cls(torch.float16, torch.bfloat16)
-        raise TypeError(f"the Triton kernels take float32, bfloat16 and float16, not {x.dtype}; choose impl: reference")
+def gradient_scale(dout: Tensor) -> Tensor:
+    """Powers of two, float32 [B H], that take the largest of dout [B T H F], of each sequence and head, into [1/2, 1).
+
+    A backward pass is linear in dout. Scaled, it keeps to the range of float16 operands, however small a loss's gradient is.
+    Of a dout that is not finite the scale is NaN, and so are all gradients.
+    """
+    largest = torch.linalg.vector_norm(dout, math.inf, dim=(1, 3), dtype=torch.float32)
+    exponent = torch.frexp(largest).exponent.where(largest > 0, 0)
+    return torch.ldexp(largest * 0 + 1, -exponent)
 
 
 PRECISION = "tf32x3"

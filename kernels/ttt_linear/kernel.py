@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kernels.ttt.flops import register_flops
-from kernels.ttt.launch import CHUNK, PRECISION, Operands, Tiles, multiprocessors, triton_dtype
+from kernels.ttt.launch import CHUNK, PRECISION, Tiles, gradient_scale, multiprocessors, operand_dtype, triton_dtype
 from kernels.ttt.state import InnerState, LayerNorm
 from kernels.ttt_linear import backward as grad
 from kernels.ttt_linear.chain import chain
@@ -96,7 +96,7 @@ def _(*inputs: Any) -> list[Tensor]:
 
 def _left_behind(q: Tensor, save: bool) -> Tensors:
     """D of every token, W and b before every chunk; if ``save``, z_hat of every token, and 1/std and means (else empty)."""
-    (batch, length, heads, head_dim), dtype, chunks = q.shape, Operands.of(q).forward, -(-q.shape[1] // CHUNK)
+    (batch, length, heads, head_dim), dtype, chunks = q.shape, operand_dtype(q), -(-q.shape[1] // CHUNK)
     d, zh = (q.new_empty(batch, n, heads, head_dim, dtype=dtype) for n in (length, length * save))
     wc = q.new_empty(batch, chunks, heads, head_dim, head_dim, dtype=dtype)
     bc = q.new_empty(batch, chunks, heads, head_dim, dtype=torch.float32)
@@ -109,7 +109,7 @@ def _empty(tensors: Tensors) -> Tensors:
 
 def _chain(tiles: Tiles, inputs: Tensors, state: Tensors, outputs: Tensors, eps: float, *, is_state: bool, save: bool) -> None:
     q = inputs[0]
-    (batch, length, heads, _), operand = q.shape, triton_dtype(Operands.of(q).forward)
+    (batch, length, heads, _), operand = q.shape, triton_dtype(operand_dtype(q))
     size = {"F": tiles.F, "BF": tiles.BF, "C": tiles.C, "BC": tiles.BC, "CHUNK": tiles.CHUNK}
     switches = {"STATEFUL": is_state, "SPLIT": is_state and state[0].dtype == torch.float16}
     even = tiles.are_even(length) and not is_state
@@ -127,7 +127,7 @@ def _answer(tiles: Tiles, tensors: Tensors, eps: float, is_state: bool) -> None:
         *tensors, length, heads,
         EPS=eps, F=tiles.F, BF=tiles.BF, C=tiles.C, CHUNK=tiles.CHUNK, STATEFUL=is_state,
         EVEN=tiles.are_even(length) and not is_state,
-        OPERAND=triton_dtype(Operands.of(q).forward), PRECISION=PRECISION, num_warps=4,
+        OPERAND=triton_dtype(operand_dtype(q)), PRECISION=PRECISION, num_warps=4,
     )  # fmt: skip
 
 
@@ -141,31 +141,31 @@ def _backward(
     shapes = [x.shape for x in (rho, tau, w, b, gamma, beta)]
     dtypes = [x.dtype for x in (rho, tau, w, b, gamma, beta)]
     dout, q, k, v, rho, tau, gamma, beta = _start((dout, q, k, v, rho, tau, gamma, beta))
-    operands, chunks = Operands.of(q), wc.shape[1]
+    operand, chunks = operand_dtype(q), wc.shape[1]
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return q.new_empty(shape, dtype=dtype)
 
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
-    g, dz = (torch.empty_like(q, dtype=operands.backward) for _ in range(2))
-    m, dwc = (torch.empty_like(wc, dtype=operands.backward) for _ in range(2))
+    g, dz = (torch.empty_like(q, dtype=operand) for _ in range(2))
+    m, dwc = (torch.empty_like(wc, dtype=operand) for _ in range(2))
     mb, dbc, dgamma, dbeta = (torch.empty_like(bc) for _ in range(4))
     drho, dtau_last = empty(batch, length, heads), empty(batch, chunks, heads)
     dtau = empty(batch, chunks, heads, 2, tiles.CHUNK)
     dw, db = empty(batch, heads, head_dim, head_dim), empty(batch, heads, head_dim)
     dgamma_inner, dbeta_inner = empty(batch, heads, head_dim), empty(batch, heads, head_dim)
     size = {"F": tiles.F, "BF": tiles.BF, "C": tiles.C, "CHUNK": tiles.CHUNK, "EVEN": tiles.are_even(length)}
-    modes = {"GRAD": triton_dtype(operands.backward), "PRECISION": PRECISION}
-    grid, where = (batch * chunks * heads,), (length, heads)
+    modes = {"OPERAND": triton_dtype(operand), "PRECISION": PRECISION}
+    grid, where, scale = (batch * chunks * heads,), (length, heads), gradient_scale(dout)
     grad.queries[grid](
-        q, k, rho, tau, gamma, d, wc, bc, dout, dq, dk, g, m, mb, drho, dtau, dgamma, dbeta, *where,
-        EPS=eps, OPERAND=triton_dtype(operands.forward), **size, **modes, num_warps=4,
+        q, k, rho, tau, gamma, d, wc, bc, dout, scale, dq, dk, g, m, mb, drho, dtau, dgamma, dbeta, *where,
+        EPS=eps, **size, **modes, num_warps=4,
     )  # fmt: skip
     grad.reverse[(batch * heads,)](
-        k, v, rho, tau, gamma, beta, d, g, zh, stats, m, mb, dz, dv, dwc, dbc, dw, db, dgamma_inner, dbeta_inner, *where,
+        k, v, rho, tau, gamma, beta, scale, d, g, zh, stats, m, mb, dz, dv, dwc, dbc, dw, db, dgamma_inner, dbeta_inner, *where,
         BC=tiles.BC, STAGES=1 if q.itemsize == 4 and tiles.BF > 64 else 2, **size, **modes, num_warps=4,
     )  # fmt: skip
-    grad.keys[grid](k, rho, tau, d, wc, dz, dv, dwc, dbc, dk, drho, dtau_last, *where, **size, **modes, num_warps=4)
+    grad.keys[grid](k, rho, tau, scale, d, wc, dz, dv, dwc, dbc, dk, drho, dtau_last, *where, **size, **modes, num_warps=4)
     slots, last = dtau.sum((0, 1, 2))
     dtau = slots.unflatten(0, (-1, tiles.C)).sum(0)
     dtau[-1] += last.sum() + dtau_last.sum()

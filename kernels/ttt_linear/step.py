@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kernels.ttt.blocks import guarded, layer_norm, norm_l2_gradient, totals2
-from kernels.ttt.launch import PRECISION, Operands, Tiles
+from kernels.ttt.launch import PRECISION, Tiles, operand_dtype
 from kernels.ttt.state import InnerState, LayerNorm
 
 
@@ -133,7 +133,7 @@ def _step(
     w: Tensor, lo: list[Tensor], b: Tensor, gates: Tensor, keys: Tensor, grads: Tensor, position: Tensor,
 ) -> Tensor:  # fmt: skip
     (batch, heads, head_dim), tiles = q.shape, Tiles.of(q.shape[-1], tau.shape[0])
-    Operands.of(q)  # or raise
+    operand_dtype(q)  # or raise
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     out = q.new_empty(q.shape)
     strides = [n for x in (q, k, v, rho) for n in x.stride()[:2]]

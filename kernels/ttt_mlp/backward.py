@@ -16,11 +16,12 @@ dW', db' are gradients by the state after a mini-batch, D = delta(Z2, V - K), D1
              X = D1 dW1_c' + N' K  (dW1_c: by the state after the chunk),  dV = dT
              dK = dK_1 + dZ1 W1' - N (eta_C K) - eta_C X - dT,  drho_j -= tau_C (K_j X_j + D1_j db1' + sum_i N_ij + D2_j P2_j)
 
-with P2 = X2 dW2' + db2' and J the derivative of D by Z2. Operands are bfloat16 where gradients are involved, whose range
-float16 has not. Sums over programs are partials, added outside in a fixed order. The sequence is walked panel by panel from its
-end, so that what one kernel leaves to the next stays within a bound. Its bytes a token and head: 14 N for hidden tiles,
-2 F N / C for W2 and 6 F N / CHUNK for M1, M2, dW1_c, all written and read. Hidden tiles lie
-there as hidden x tokens, as the walks hold them: the other way round each would be transposed through shared memory.
+with P2 = X2 dW2' + db2' and J the derivative of D by Z2. Everything is worked out for dOut times ``gradient_scale``, to fit
+float16 operands; what leaves as the gradient of an input is divided by it. Sums over programs are partials, added outside in a
+fixed order. The sequence is walked panel by panel from its end, so that what one kernel leaves to the next stays within a
+bound. Its bytes a token and head: 12 N for hidden tiles, 2 F N / C for W2 and 6 F N / CHUNK for M1, M2, dW1_c, all written and
+read. Hidden tiles lie there as hidden x tokens, as the walks hold them: the other way round each would be transposed through
+shared memory.
 """
 
 import triton
@@ -35,16 +36,16 @@ from kernels.ttt_mlp.gelu import gelu, gelu_twice
 @triton.jit(do_not_specialize=["chunks", "panel", "first_chunk"])  # panels differ, their code need not
 def replay(
     k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr,
-    x2_ptr, x2g_ptr, slope_ptr, bend_ptr, d1_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
+    x2_ptr, slope_ptr, bend_ptr, d1_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
     T, H, chunks, panel, first_chunk,
     EPS: tl.constexpr, F: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, CHUNK: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """Grid [B panel H], ``panel`` chunks of all ``chunks``, from ``first_chunk`` on; L = panel CHUNK tokens.
 
-    x2 (x2g: as operand of gradients), slope (GELU' of z1), bend (e GELU'' of z1), d1 / SCALE [B, panel, H, N, CHUNK];
-    d2 / SCALE, zh [B, L, H, F]; w2m: W2 of every mini-batch [B, L / C, H, N, F]; stats [4, B, L, H]: 1/std of z2 and the means
-    of u z_hat, gamma^2 z_hat and gamma^2 z_hat^2, u = gamma^2 z_hat + gamma (beta - V + K).
+    x2, slope (GELU' of z1), bend / SCALE (e GELU'' of z1), d1 / SCALE [B, panel, H, N, CHUNK]; d2 / SCALE, zh [B, L, H, F];
+    w2m: W2 of every mini-batch [B, L / C, H, N, F]; stats [4, B, L, H]: 1/std of z2 and the means of u z_hat, gamma^2 z_hat and
+    gamma^2 z_hat^2, u = gamma^2 z_hat + gamma (beta - V + K).
     """
     i_h, i_c = tl.program_id(0) % H, tl.program_id(0) // H % panel
     i_b, i_l = (tl.program_id(0) // H // panel).to(tl.int64), tl.program_id(0).to(tl.int64)
@@ -74,7 +75,6 @@ def replay(
         x2h = x2.to(OPERAND)
         hidden, is_slot = (i_l * N + n) * CHUNK + i * C + t[None, :], t[None, :] < C
         tl.store(x2_ptr + hidden, x2h, mask=is_slot)
-        tl.store(x2g_ptr + hidden, x2.to(x2g_ptr.dtype.element_ty), mask=is_slot)
         tl.store(slope_ptr + hidden, slope.to(OPERAND), mask=is_slot)
         z2 = tl.dot(tl.trans(x2h), w2h, input_precision=PRECISION) + b2[None, :]
         gz, shift = gamma * gamma * z2, gamma * (beta - v + key.to(tl.float32))
@@ -86,7 +86,7 @@ def replay(
         d2h = guarded(d2, OPERAND)
         e = tl.dot(w2h, tl.trans(d2h), input_precision=PRECISION)
         d1 = e * slope
-        tl.store(bend_ptr + hidden, (e * bend * SCALE).to(bend_ptr.dtype.element_ty), mask=is_slot)
+        tl.store(bend_ptr + hidden, guarded(e * bend, OPERAND), mask=is_slot)
         tl.store(d1_ptr + hidden, d1.to(OPERAND), mask=is_slot)
         tl.store(d2_ptr + inner[:, None] * F + f, d2h, mask=mask)
         tl.store(zh_ptr + inner[:, None] * F + f, zh.to(OPERAND), mask=mask)
@@ -95,7 +95,7 @@ def replay(
         tl.store(stats_ptr + 2 * size + inner[:, None], pull, mask=mask)
         tl.store(stats_ptr + 3 * size + inner[:, None], curve, mask=mask)
         i_m = (i_b * (length // C) + i_c * (CHUNK // C) + i) * H + i_h
-        tl.store(w2m_ptr + i_m * F * N + n * F + f, w2.to(w2m_ptr.dtype.element_ty))
+        tl.store(w2m_ptr + i_m * F * N + n * F + f, w2h)
         eta = rho * (tau_last * -SCALE)
         step = d2 * eta[:, None]
         b1 += tl.sum(d1 * eta[None, :], 1)
@@ -107,12 +107,12 @@ def replay(
 
 @triton.jit(do_not_specialize=["chunks", "panel", "first_chunk"])
 def queries(
-    q_ptr, k_ptr, rho_ptr, tau_ptr, gamma_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr, dout_ptr, x2_ptr, x2g_ptr, d1_ptr, d2_ptr,
+    q_ptr, k_ptr, rho_ptr, tau_ptr, gamma_ptr, w1c_ptr, w2c_ptr, b1c_ptr, b2c_ptr, dout_ptr, scale_ptr, x2_ptr, d1_ptr, d2_ptr,
     dq_ptr, dk_ptr, g1_ptr, gx_ptr, g2_ptr, m1_ptr, m2_ptr, mb1_ptr, mb2_ptr, drho_ptr, dtau_ptr, dgamma_ptr, dbeta_ptr,
     T, H, chunks, panel, first_chunk,
     EPS: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, N: tl.constexpr, BN: tl.constexpr,
     C: tl.constexpr, CHUNK: tl.constexpr,
-    OPERAND: tl.constexpr, GRAD: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """Grid [B panel H], features padded to BF, hidden units in tiles of BN.
 
@@ -146,14 +146,16 @@ def queries(
     dout = tl.load(dout_ptr + offset, mask=mask, other=0.0).to(tl.float32)
     tl.store(dgamma_ptr + i_w * F + f, tl.sum(dout * zb2, 1), mask=inside)
     tl.store(dbeta_ptr + i_w * F + f, tl.sum(dout, 1), mask=inside)
+    scale = tl.load(scale_ptr + i_b * H + i_h)
+    dout *= scale
     dy = dout * tl.load(gamma_ptr + i_h * F + f, mask=inside, other=0.0).to(tl.float32)[:, None]
     dzb2 = r * (dy - total(dy, 0) / F - zb2 * (total(dy * zb2, 0) / F))
     tl.store(mb2_ptr + i_l * F + f, tl.sum(dzb2, 1), mask=inside)
-    dzb2 = dzb2.to(GRAD)
-    da2 = -tl.dot((d2.to(tl.float32) * SCALE).to(GRAD), dzb2, input_precision=PRECISION)
-    pulls, s2 = da2 * p2, (da2 * (factors * rho)).to(GRAD)
-    g2 = tl.dot((-a2).to(GRAD), tl.trans(dzb2), input_precision=PRECISION)
-    tl.store(g2_ptr + inner[:, None] * F + f[None, :], g2.to(GRAD), mask=row_mask)
+    dzb2 = guarded(dzb2, OPERAND)
+    da2 = tl.dot(d2, dzb2, input_precision=PRECISION) * -SCALE
+    pulls, s2 = da2 * p2, guarded(da2 * (factors * rho), OPERAND)
+    g2 = tl.dot(guarded(-a2, OPERAND), tl.trans(dzb2), input_precision=PRECISION)
+    tl.store(g2_ptr + inner[:, None] * F + f[None, :], guarded(g2, OPERAND), mask=row_mask)
 
     da1, dq = tl.zeros([CHUNK, CHUNK], tl.float32), dout
     for i in range(0, N, BN):
@@ -161,45 +163,45 @@ def queries(
         d1 = tl.load(d1_ptr + hidden + i * CHUNK)
         zb1 = tl.dot(w1, q, input_precision=PRECISION) + b1
         xb2, slope = gelu(tl.dot(d1, a1, zb1, input_precision=PRECISION), FAST)
-        xb2 = xb2.to(GRAD)
+        xb2 = xb2.to(OPERAND)
         w2 = tl.load(w2c_ptr + weight + i * F, mask=inside[None, :], other=0.0)
-        dxb2 = tl.dot(w2.to(GRAD), dzb2, input_precision=PRECISION)
-        dxb2 = tl.dot(tl.load(x2g_ptr + hidden + i * CHUNK), s2, dxb2, input_precision=PRECISION)
+        dxb2 = tl.dot(w2, dzb2, input_precision=PRECISION)
+        dxb2 = tl.dot(tl.load(x2_ptr + hidden + i * CHUNK), s2, dxb2, input_precision=PRECISION)
         gx = tl.dot(xb2, tl.trans(s2), input_precision=PRECISION)
-        tl.store(gx_ptr + hidden + i * CHUNK, gx.to(GRAD))
+        tl.store(gx_ptr + hidden + i * CHUNK, guarded(gx, OPERAND))
         m2 = tl.dot(xb2, tl.trans(dzb2), input_precision=PRECISION)
-        tl.store(m2_ptr + matrix + i * F, m2.to(GRAD), mask=inside[None, :])
+        tl.store(m2_ptr + matrix + i * F, guarded(m2, OPERAND), mask=inside[None, :])
         dzb1 = dxb2 * slope
         tl.store(mb1_ptr + i_l * N + i + n, total(dzb1, 1))
-        dzb1 = dzb1.to(GRAD)
-        g1 = tl.dot(dzb1, tl.trans(a1).to(GRAD), input_precision=PRECISION) * (1 / SCALE)
-        tl.store(g1_ptr + hidden + i * CHUNK, g1.to(GRAD))
-        m1 = tl.dot(dzb1, tl.trans(q).to(GRAD), input_precision=PRECISION)
-        tl.store(m1_ptr + matrix + i * F, m1.to(GRAD), mask=inside[None, :])
-        da1 = tl.dot(tl.trans(d1).to(GRAD), dzb1, da1, input_precision=PRECISION)
-        dq = tl.dot(tl.trans(w1).to(GRAD), dzb1, dq, input_precision=PRECISION)
+        dzb1 = guarded(dzb1, OPERAND)
+        g1 = tl.dot(dzb1, tl.trans(a1), input_precision=PRECISION) * (1 / SCALE)
+        tl.store(g1_ptr + hidden + i * CHUNK, guarded(g1, OPERAND))
+        m1 = tl.dot(dzb1, tl.trans(q), input_precision=PRECISION)
+        tl.store(m1_ptr + matrix + i * F, guarded(m1, OPERAND), mask=inside[None, :])
+        da1 = tl.dot(tl.trans(d1), dzb1, da1, input_precision=PRECISION)
+        dq = tl.dot(tl.trans(w1), dzb1, dq, input_precision=PRECISION)
     da1 *= -SCALE
-    pulls += da1 * p1
+    pulls = (pulls + da1 * p1) / scale
     tl.store(drho_ptr + rows, tl.sum(pulls * factors, 1), mask=is_token)
     pulls *= rho
     near = tl.sum(tl.where(is_near & (t[:, None] <= t[None, :]), pulls, 0.0), 0)
     far = tl.sum(tl.where(is_near, 0.0, tl.where(t[:, None] < t[None, :], pulls, 0.0)), 0)
     tl.store(dtau_ptr + i_w * CHUNK + t, near + tl.where(t == C - 1, tl.sum(far, 0), 0.0))
-    s1 = (da1 * (factors * rho)).to(GRAD)
-    dq = tl.dot(k.to(GRAD), s1, dq, input_precision=PRECISION)
-    tl.store(dq_ptr + offset, dq.to(dq_ptr.dtype.element_ty), mask=mask)
-    dk = tl.dot(s1, tl.trans(q).to(GRAD), input_precision=PRECISION)
-    tl.store(dk_ptr + tl.trans(offset), dk.to(dk_ptr.dtype.element_ty), mask=row_mask)
+    s1 = guarded(da1 * (factors * rho), OPERAND)
+    dq = tl.dot(k, s1, dq, input_precision=PRECISION)
+    tl.store(dq_ptr + offset, (dq / scale).to(dq_ptr.dtype.element_ty), mask=mask)
+    dk = tl.dot(s1, tl.trans(q), input_precision=PRECISION)
+    tl.store(dk_ptr + tl.trans(offset), (dk / scale).to(dk_ptr.dtype.element_ty), mask=row_mask)
 
 
 @triton.jit(do_not_specialize=["panel", "first_chunk"])
 def reverse(
-    k_ptr, rho_ptr, tau_ptr, gamma_ptr, x2g_ptr, slope_ptr, bend_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
+    k_ptr, rho_ptr, tau_ptr, gamma_ptr, x2_ptr, slope_ptr, bend_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
     g1_ptr, gx_ptr, g2_ptr, m1_ptr, m2_ptr, mb1_ptr, mb2_ptr,
     dz1_ptr, gu_ptr, pull_ptr, dw1c_ptr, db1c_ptr, dw1_ptr, dw2_ptr, db1_ptr, db2_ptr,
     T, H, panel, first_chunk,
     F: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, CHUNK: tl.constexpr,
-    GRAD: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Grid [B H], from the last mini-batch of a panel to its first.
 
@@ -224,7 +226,7 @@ def reverse(
     for later in tl.range(0, panel, num_stages=1):  # else, where a chunk is one mini-batch, its loads would fill shared memory
         i_c = panel - 1 - later
         i_l = (i_b * panel + i_c) * H + i_h
-        tl.store(dw1c_ptr + i_l * N * F + matrix, dw1.to(GRAD))
+        tl.store(dw1c_ptr + i_l * N * F + matrix, guarded(dw1, OPERAND))
         tl.store(db1c_ptr + i_l * N + bias, db1)
         for step in tl.range(0, CHUNK // C, num_stages=STAGES):
             i = (i_c + 1) * (CHUNK // C) - 1 - step
@@ -234,18 +236,19 @@ def reverse(
             mask = is_token[:, None]
             rows, inner = (i_b * T + at) * H + i_h, (i_b * length + here) * H + i_h
             hidden, narrow = (i_l * N + n) * CHUNK + i % (CHUNK // C) * C + t[None, :], inner[:, None] * F + f
-            eta, dw2h = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32) * -tau_last, dw2.to(GRAD)
-            x2 = tl.load(x2g_ptr + hidden, mask=is_slot, other=0.0)
+            eta = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32) * -tau_last
+            dw2h = guarded(dw2, OPERAND)
+            x2 = tl.load(x2_ptr + hidden, mask=is_slot, other=0.0)
             p2 = tl.dot(tl.trans(x2), dw2h, db2, input_precision=PRECISION)
             d2 = tl.load(d2_ptr + narrow, mask=mask, other=0.0).to(tl.float32) * SCALE
-            d2h = d2.to(GRAD)
+            d2h = guarded(d2, OPERAND)
             dx2 = tl.dot(dw2h, tl.trans(d2h), input_precision=PRECISION) * eta[None, :]
             dx2 += tl.load(gx_ptr + hidden, mask=is_slot, other=0.0).to(tl.float32)
-            k = tl.load(k_ptr + rows[:, None] * F + f, mask=mask, other=0.0).to(GRAD)
-            dd1 = (tl.dot(dw1.to(GRAD), tl.trans(k), input_precision=PRECISION) + db1[:, None]) * eta[None, :]
+            k = guarded(tl.load(k_ptr + rows[:, None] * F + f, mask=mask, other=0.0), OPERAND)
+            dd1 = (tl.dot(guarded(dw1, OPERAND), tl.trans(k), input_precision=PRECISION) + db1[:, None]) * eta[None, :]
             dd1 += tl.load(g1_ptr + hidden, mask=is_slot, other=0.0).to(tl.float32)
             slope = tl.load(slope_ptr + hidden, mask=is_slot, other=0.0).to(tl.float32)
-            de = (dd1 * slope).to(GRAD)
+            de = guarded(dd1 * slope, OPERAND)
             dw2 = tl.dot(de, d2h, dw2, input_precision=PRECISION)
             w2 = tl.load(w2m_ptr + ((i_b * panel * (CHUNK // C) + i) * H + i_h) * N * F + matrix)
             g = tl.load(g2_ptr + narrow, mask=mask, other=0.0).to(tl.float32) + eta[:, None] * p2
@@ -261,16 +264,17 @@ def reverse(
             along, across = along / F, across / F
             gu = r * (g - zh * along)
             x_mean, x_along = r * (x_mean / F - along * pull), r * (x_along / F - along * curve)
-            dz2 = (r * ((gamma2 - tilt) * gu - x_mean - zh * (x_along + across) - d2 * along)).to(GRAD)
+            dz2 = guarded(r * ((gamma2 - tilt) * gu - x_mean - zh * (x_along + across) - d2 * along), OPERAND)
             tl.store(gu_ptr + rows[:, None] * F + f, gu.to(gu_ptr.dtype.element_ty), mask=mask)
             tl.store(pull_ptr + inner[:, None], pulled, mask=mask)
-            db2 = tl.dot(tl.full([BC, BC], 1.0, GRAD), dz2, db2, input_precision=PRECISION)
+            db2 = tl.dot(tl.full([BC, BC], 1.0, OPERAND), dz2, db2, input_precision=PRECISION)
             dw2 = tl.dot(x2, dz2, dw2, input_precision=PRECISION)
             dx2 = tl.dot(w2, tl.trans(dz2), dx2, input_precision=PRECISION)
-            dz1 = dd1 * tl.load(bend_ptr + hidden, mask=is_slot, other=0.0).to(tl.float32) + dx2 * slope
-            tl.store(dz1_ptr + hidden, dz1.to(GRAD), mask=is_slot)
+            dz1 = dd1 * (tl.load(bend_ptr + hidden, mask=is_slot, other=0.0).to(tl.float32) * SCALE) + dx2 * slope
+            dz1h = guarded(dz1, OPERAND)
+            tl.store(dz1_ptr + hidden, dz1h, mask=is_slot)
             db1 += tl.sum(dz1, 1)
-            dw1 = tl.dot(dz1.to(GRAD), k, dw1, input_precision=PRECISION)
+            dw1 = tl.dot(dz1h, k, dw1, input_precision=PRECISION)
         dw1 += tl.load(m1_ptr + i_l * N * F + matrix).to(tl.float32)
         dw2 += tl.load(m2_ptr + i_l * N * F + matrix).to(tl.float32)
         db1 += tl.load(mb1_ptr + i_l * N + bias)
@@ -283,16 +287,17 @@ def reverse(
 
 @triton.jit(do_not_specialize=["chunks", "panel", "first_chunk"])
 def keys(
-    k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1c_ptr, d1_ptr, zh_ptr, dz1_ptr, pull_ptr, dw1c_ptr, db1c_ptr,
+    k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1c_ptr, scale_ptr,
+    d1_ptr, zh_ptr, dz1_ptr, pull_ptr, dw1c_ptr, db1c_ptr,
     dk_ptr, dv_ptr, drho_ptr, dtau_ptr, dgamma_ptr, dbeta_ptr,
     T, H, chunks, panel, first_chunk,
     F: tl.constexpr, BF: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, C: tl.constexpr, CHUNK: tl.constexpr,
-    GRAD: tl.constexpr, PRECISION: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid [B panel H], features padded to BF.
 
-    dk (dK_1), dv (gradient by u), drho come from the kernels before and leave complete; dtau [B, chunks, H]: share of tau_C;
-    dgamma, dbeta [B, chunks, H, F] are added to.
+    dk (dK_1), dv (gradient by u, scaled), drho come from the kernels before and leave complete; dtau [B, chunks, H]: share of
+    tau_C; dgamma, dbeta [B, chunks, H, F] are added to.
     """
     i_h, i_c = tl.program_id(0) % H, tl.program_id(0) // H % panel
     i_b, i_l = (tl.program_id(0) // H // panel).to(tl.int64), tl.program_id(0).to(tl.int64)
@@ -306,34 +311,34 @@ def keys(
     offset, hidden = rows[:, None] * F + f, (i_l * N + n[:, None]) * CHUNK + t[None, :]
     i_w = (i_b * chunks + first_chunk + i_c) * H + i_h
     key = tl.load(k_ptr + offset, mask=mask, other=0.0)
-    k = key.to(GRAD)
-    eta = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32) * tl.load(tau_ptr + C - 1).to(tl.float32)
+    k = guarded(key, OPERAND)
+    rho = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32)
+    tau_last, scale = tl.load(tau_ptr + C - 1).to(tl.float32), tl.load(scale_ptr + i_b * H + i_h)
     weight = n[:, None] * F + f
     pairs, pulls = tl.zeros([CHUNK, CHUNK], tl.float32), tl.zeros([CHUNK], tl.float32)
     x, dk = tl.zeros([CHUNK, BF], tl.float32), tl.zeros([CHUNK, BF], tl.float32)
     for i in range(0, N, BN):
-        d1 = tl.load(d1_ptr + hidden + i * CHUNK).to(tl.float32) * SCALE
+        d1 = tl.load(d1_ptr + hidden + i * CHUNK)
         dz1 = tl.load(dz1_ptr + hidden + i * CHUNK)
         db1 = tl.load(db1c_ptr + i_l * N + i + n)
-        pulls += tl.sum(d1 * db1[:, None], 0)
-        d1 = d1.to(GRAD)
+        pulls += tl.sum(d1.to(tl.float32) * db1[:, None], 0)
         pairs = tl.dot(tl.trans(dz1), d1, pairs, input_precision=PRECISION)
         dw1 = tl.load(dw1c_ptr + i_l * F * N + i * F + weight, mask=inside, other=0.0)
         x = tl.dot(tl.trans(d1), dw1, x, input_precision=PRECISION)
         w1 = tl.load(w1c_ptr + i_w * F * N + i * F + weight, mask=inside, other=0.0)
-        dk = tl.dot(tl.trans(dz1), w1.to(GRAD), dk, input_precision=PRECISION)
+        dk = tl.dot(tl.trans(dz1), w1, dk, input_precision=PRECISION)
     pairs = tl.where(t[None, :] // C < t[:, None] // C, pairs, 0.0)
-    x = tl.dot(tl.trans(pairs.to(GRAD)), k, x, input_precision=PRECISION)
+    x = tl.dot(tl.trans(guarded(pairs, OPERAND)), k, x, input_precision=PRECISION)
     pulls += tl.sum(key.to(tl.float32) * x, 1) + tl.sum(pairs, 0)
-    pulls += tl.load(pull_ptr + inner, mask=is_token, other=0.0)
+    pulls = (pulls * SCALE + tl.load(pull_ptr + inner, mask=is_token, other=0.0)) / scale
     drho = tl.load(drho_ptr + rows, mask=is_token, other=0.0)
-    tl.store(drho_ptr + rows, drho - tl.load(tau_ptr + C - 1).to(tl.float32) * pulls, mask=is_token)
-    rho = tl.load(rho_ptr + rows, mask=is_token, other=0.0).to(tl.float32)
+    tl.store(drho_ptr + rows, drho - tau_last * pulls, mask=is_token)
     tl.store(dtau_ptr + i_w, -tl.sum(rho * pulls, 0))
-    dk -= tl.dot((pairs * eta[None, :]).to(GRAD), k, input_precision=PRECISION) + eta[:, None] * x
+    eta = rho * (tau_last * SCALE)
+    dk -= tl.dot(guarded(pairs * eta[None, :], OPERAND), k, input_precision=PRECISION) + eta[:, None] * x
     gamma = tl.load(gamma_ptr + i_h * F + f, mask=inside, other=0.0).to(tl.float32)
     beta = tl.load(beta_ptr + i_h * F + f, mask=inside, other=0.0).to(tl.float32)
-    gu = tl.load(dv_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+    gu = tl.load(dv_ptr + offset, mask=mask, other=0.0).to(tl.float32) / scale
     zh = tl.load(zh_ptr + inner[:, None] * F + f, mask=mask, other=0.0).to(tl.float32)
     v = tl.load(v_ptr + offset, mask=mask, other=0.0).to(tl.float32)
     dgamma = total((2 * gamma * zh + beta - v + key.to(tl.float32)) * gu, 0)
@@ -341,6 +346,6 @@ def keys(
     tl.store(dgamma_ptr + i_w * F + f, dgamma, mask=inside)
     dbeta = total(gamma * gu, 0) + tl.load(dbeta_ptr + i_w * F + f, mask=inside, other=0.0)
     tl.store(dbeta_ptr + i_w * F + f, dbeta, mask=inside)
-    dk += tl.load(dk_ptr + offset, mask=mask, other=0.0).to(tl.float32) + gamma * gu
+    dk = dk / scale + tl.load(dk_ptr + offset, mask=mask, other=0.0).to(tl.float32) + gamma * gu
     tl.store(dk_ptr + offset, dk.to(dk_ptr.dtype.element_ty), mask=mask)
     tl.store(dv_ptr + offset, (-gamma * gu).to(dv_ptr.dtype.element_ty), mask=mask)

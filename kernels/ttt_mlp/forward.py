@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kernels.ttt.launch import Operands, Tiles
+from kernels.ttt.launch import Tiles, operand_dtype
 from kernels.ttt_mlp import panels
 from kernels.ttt_mlp.answers import answer
 from kernels.ttt_mlp.beside import beside
@@ -34,7 +34,7 @@ def start(w1: Tensor, w2: Tensor, b1: Tensor, b2: Tensor, batch: int) -> tuple[T
 
 def chunk_weights(q: Tensor, chunks: int) -> Tensors:
     """Room for w1 (transposed), w2 as operands, b1, b2 before each of ``chunks`` chunks."""
-    (batch, _, heads, narrow), dtype = q.shape, Operands.of(q).forward
+    (batch, _, heads, narrow), dtype = q.shape, operand_dtype(q)
     shapes = [(4 * narrow, narrow), (4 * narrow, narrow), (4 * narrow,), (narrow,)]
     dtypes = [dtype, dtype, torch.float32, torch.float32]
     return tuple(q.new_empty(batch, chunks, heads, *s, dtype=d) for s, d in zip(shapes, dtypes, strict=True))
@@ -76,11 +76,11 @@ class Forward:
     def _panel_chunks(self, chunks: int) -> int:
         (batch, _, heads, narrow), wide = self.out.shape, 4 * self.tiles.F
         chunk = self.tiles.CHUNK * (2 * wide + narrow) + (0 if self.kept else 2 * wide * narrow)
-        return panels.panel_chunks(chunks, batch * heads * chunk * Operands.of(self.out).forward.itemsize)
+        return panels.panel_chunks(chunks, batch * heads * chunk * operand_dtype(self.out).itemsize)
 
     def _scratch(self, panel: int) -> Tensors:
         """x2, d1, d2 and the weights before every chunk."""
-        (batch, _, heads, narrow), tokens, dtype = self.out.shape, self.tiles.CHUNK, Operands.of(self.out).forward
+        (batch, _, heads, narrow), tokens, dtype = self.out.shape, self.tiles.CHUNK, operand_dtype(self.out)
         shapes = [(4 * narrow, tokens), (4 * narrow, tokens), (tokens, narrow)]
         left = (self.out.new_empty(batch, panel, heads, *shape, dtype=dtype) for shape in shapes)
         return *left, *(self.kept or chunk_weights(self.out, panel))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kernels.ttt.flops import register_flops
-from kernels.ttt.launch import CHUNK, Operands
+from kernels.ttt.launch import CHUNK, gradient_scale, operand_dtype
 from kernels.ttt.state import InnerState, LayerNorm, split_weight
 from kernels.ttt_mlp import tiled_chain
 from kernels.ttt_mlp.forward import Forward, chunk_weights, start
@@ -87,7 +87,7 @@ def _kept(q: Tensor, save: bool) -> Tensors:
     kept = chunk_weights(q, -(-length // CHUNK) if save else 0)
     if head_dim in IN_REGISTERS:
         return kept
-    return *kept, q.new_empty(batch, length if save else 0, heads, head_dim, dtype=Operands.of(q).forward)
+    return *kept, q.new_empty(batch, length if save else 0, heads, head_dim, dtype=operand_dtype(q))
 
 
 def _walk(arguments: Forward) -> None:
@@ -112,12 +112,12 @@ def _backward(
     shares = (zeros(batch, length, heads), zeros(batch, chunks, heads, tiles.CHUNK), zeros(batch, chunks, heads))
     dnorm = tuple(zeros(batch, chunks, heads, head_dim) for _ in range(2))
     shapes = [(wide, head_dim), (wide, head_dim), (wide,), (head_dim,)]
-    dstart = tuple(zeros(batch, heads, *shape) for shape in shapes)
-    Backward(tiles, eps, (q, k, v, rho, tau), (gamma, beta), tuple(kept), dout, dviews, shares, dnorm, dstart).walk()
+    dstart, scale = tuple(zeros(batch, heads, *shape) for shape in shapes), gradient_scale(dout)
+    Backward(tiles, eps, (q, k, v, rho, tau), (gamma, beta), tuple(kept), dout, scale, dviews, shares, dnorm, dstart).walk()
     drho, dtau, dtau_last = shares
     dtau = dtau.unflatten(-1, (-1, tiles.C)).sum((0, 1, 2, 3))
     dtau[-1] += dtau_last.sum()
-    dw1, dw2, db1, db2 = (x.sum(0) for x in dstart)
+    dw1, dw2, db1, db2 = ((x / scale.view(*scale.shape, *[1] * (x.ndim - 2))).sum(0) for x in dstart)
     found = [*dviews, drho, dtau, dw1.transpose(1, 2), dw2, db1, db2, *(x.sum((0, 1)) for x in dnorm)]
     return [x.to(a.dtype).contiguous() for x, a in zip(found, arguments, strict=True)]
 

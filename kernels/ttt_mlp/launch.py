@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kernels.ttt.launch import INTERPRETED, PRECISION, Operands, Tiles, triton_dtype
+from kernels.ttt.launch import INTERPRETED, PRECISION, Tiles, operand_dtype, triton_dtype
 
 IN_REGISTERS = (16, 32, 64)
 """Head dims whose weights a program holds in registers; of other multiples of 16 they lie in memory."""
@@ -36,10 +36,14 @@ def padding(tiles: Tiles) -> dict[str, int]:
     return {"BF": tiles.BF, "BN": 64}
 
 
+def products(q: Tensor) -> dict[str, object]:
+    """Of every kernel: the products of inputs like q."""
+    return {"OPERAND": triton_dtype(operand_dtype(q)), "PRECISION": PRECISION}
+
+
 def modes(q: Tensor) -> dict[str, object]:
     """Of the kernels that compute what the forward pass computes."""
-    operand = Operands.of(q).forward
-    return {"OPERAND": triton_dtype(operand), "PRECISION": PRECISION, "FAST": operand == torch.float16 and not INTERPRETED}
+    return products(q) | {"FAST": operand_dtype(q) == torch.float16 and not INTERPRETED}
 
 
 def warps(tiles: Tiles) -> int:

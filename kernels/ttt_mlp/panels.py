@@ -12,11 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kernels.ttt.launch import PRECISION, Operands, Tiles, shared_memory, triton_dtype
+from kernels.ttt.launch import Tiles, operand_dtype, shared_memory
 from kernels.ttt_mlp import backward as grad
 from kernels.ttt_mlp import tiled_backward as tiled
 from kernels.ttt_mlp.beside import beside
-from kernels.ttt_mlp.launch import IN_REGISTERS, modes, padding, sizes, warps
+from kernels.ttt_mlp.launch import IN_REGISTERS, modes, padding, products, sizes, warps
 
 Tensors = tuple[Tensor, ...]
 
@@ -33,7 +33,7 @@ class Scratch:
     """What the kernels of one panel leave to one another; shapes in ``kernels.ttt_mlp.backward``."""
 
     replayed: Tensors
-    """x2, x2 as operand of gradients, slope, bend, d1, d2, zh, stats, w2m"""
+    """x2, slope, bend, d1, d2, zh, stats, w2m"""
     queried: Tensors
     """g1 (later dz1), gx, g2, m1, m2, mb1, mb2"""
     reversed: Tensors
@@ -42,26 +42,24 @@ class Scratch:
     @classmethod
     def of(cls, tiles: Tiles, q: Tensor, panel: int) -> "Scratch":
         """For panels of at most ``panel`` chunks of sequences like ``q``."""
-        (batch, _, heads, narrow), wide, operands = q.shape, 4 * tiles.F, Operands.of(q)
-        tokens = panel * tiles.CHUNK
+        (batch, _, heads, narrow), wide, tokens, operand = q.shape, 4 * tiles.F, panel * tiles.CHUNK, operand_dtype(q)
 
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return q.new_empty(batch, shape[0], heads, *shape[1:], dtype=dtype)
 
-        x2, slope, d1 = (empty(panel, wide, tiles.CHUNK, dtype=operands.forward) for _ in range(3))
-        d2, zh = (empty(tokens, narrow, dtype=operands.forward) for _ in range(2))
-        x2g, bend, g1, gx = (empty(panel, wide, tiles.CHUNK, dtype=operands.backward) for _ in range(4))
-        g2, w2m = (empty(*s, dtype=operands.backward) for s in ((tokens, narrow), (tokens // tiles.C, wide, narrow)))
-        m1, m2, dw1c = (empty(panel, wide, narrow, dtype=operands.backward) for _ in range(3))
+        x2, slope, bend, d1, g1, gx = (empty(panel, wide, tiles.CHUNK, dtype=operand) for _ in range(6))
+        d2, zh, g2 = (empty(tokens, narrow, dtype=operand) for _ in range(3))
+        w2m = empty(tokens // tiles.C, wide, narrow, dtype=operand)
+        m1, m2, dw1c = (empty(panel, wide, narrow, dtype=operand) for _ in range(3))
         mb1, mb2, db1c = empty(panel, wide), empty(panel, narrow), empty(panel, wide)
-        replayed = (x2, x2g, slope, bend, d1, d2, zh, empty(tokens, 4), w2m)
+        replayed = (x2, slope, bend, d1, d2, zh, empty(tokens, 4), w2m)
         return cls(replayed, (g1, gx, g2, m1, m2, mb1, mb2), (empty(tokens), dw1c, db1c))
 
     @staticmethod
     def chunk_bytes(tiles: Tiles, q: Tensor) -> int:
         """Of one chunk of all sequences, but for single rows."""
-        (batch, _, heads, narrow), wide, item = q.shape, 4 * tiles.F, Operands.of(q).forward.itemsize
-        token = 7 * wide + 3 * narrow
+        (batch, _, heads, narrow), wide, item = q.shape, 4 * tiles.F, operand_dtype(q).itemsize
+        token = 6 * wide + 3 * narrow
         return batch * heads * item * (tiles.CHUNK * token + (tiles.CHUNK // tiles.C + 3) * wide * narrow)
 
 
@@ -87,6 +85,8 @@ class Backward:
     kept: Tensors
     """w1 (transposed), w2, b1, b2 before every chunk; with weights in memory z2 of every token, too"""
     dout: Tensor
+    scale: Tensor
+    """``gradient_scale`` of dout, with which scratch and dstart are to be read"""
     dviews: Tensors
     """dq, dk, dv"""
     shares: Tensors
@@ -114,7 +114,7 @@ class Backward:
     def _enter(self, panel: Panel) -> None:
         q, k, v, rho, tau = self.views
         grid, where, scratch = self._grid(panel), self._where(panel), panel.scratch
-        x2, x2g, _, _, d1, d2, *_ = scratch.replayed
+        x2, _, _, d1, d2, *_ = scratch.replayed
         replayed = (*scratch.replayed, *where)
         launch = {"EPS": self.eps, "BC": self.tiles.BC, **sizes(self.tiles), **modes(q), "num_warps": warps(self.tiles)}
         if self.tiles.F in IN_REGISTERS:
@@ -125,23 +125,23 @@ class Backward:
             programs = (*grid, 4 * self.tiles.F // pad["BN"])
             tiled.replay[programs](k, v, rho, tau, *self.norm, w1, w2, b1, z2, *replayed, **launch, **pad, num_stages=2)
         grad.queries[grid](
-            q, k, rho, tau, self.norm[0], *self.kept[:4], self.dout, x2, x2g, d1, d2, *self.dviews[:2],
+            q, k, rho, tau, self.norm[0], *self.kept[:4], self.dout, self.scale, x2, d1, d2, *self.dviews[:2],
             *scratch.queried, *self.shares[:2], *self.dnorm, *where,
-            EPS=self.eps, BF=self.tiles.BF, **sizes(self.tiles), **modes(q), GRAD=self._modes["GRAD"], **self._tiling,
+            EPS=self.eps, BF=self.tiles.BF, **sizes(self.tiles), **modes(q), **self._tiling,
         )  # fmt: skip
 
     def _reverse(self, panel: Panel) -> None:
         (q, k, _, rho, tau), tiles = self.views, self.tiles
         batch, length, heads, _ = q.shape
-        _, x2g, slope, bend, _, *others = panel.scratch.replayed
+        x2, slope, bend, _, *others = panel.scratch.replayed
         room = TWO_STAGES if tiles.BF <= 64 else TWO_WIDE_STAGES
-        is_roomy = Operands.of(q).forward.itemsize == 2 and shared_memory(q.device) >= room
+        is_roomy = operand_dtype(q).itemsize == 2 and shared_memory(q.device) >= room
         arguments = (
-            k, rho, tau, self.norm[0], x2g, slope, bend, *others, *panel.scratch.queried,
+            k, rho, tau, self.norm[0], x2, slope, bend, *others, *panel.scratch.queried,
             panel.scratch.queried[0], self.dviews[2], *panel.scratch.reversed, *self.dstart,
             length, heads, panel.size, panel.first,
         )  # fmt: skip
-        launch = {"BC": tiles.BC, **sizes(tiles), **self._modes, "num_warps": warps(tiles)}
+        launch = {"BC": tiles.BC, **sizes(tiles), **products(q), "num_warps": warps(tiles)}
         if tiles.F in IN_REGISTERS:
             grad.reverse[(batch * heads,)](*arguments, **launch, STAGES=2 if is_roomy and tiles.BC <= 32 else 1)
         else:
@@ -149,14 +149,13 @@ class Backward:
             tiled.reverse[(batch * heads,)](*arguments, **launch, **padding(tiles), num_stages=stages)
 
     def _leave(self, wait: Callable[[], None], panel: Panel) -> None:
-        (_, k, v, rho, tau), (_, dk, dv), (drho, _, dtau_last) = self.views, self.dviews, self.shares
-        _, _, _, _, d1, _, zh, *_ = panel.scratch.replayed
+        (q, k, v, rho, tau), (_, dk, dv), (drho, _, dtau_last) = self.views, self.dviews, self.shares
+        _, _, _, d1, _, zh, *_ = panel.scratch.replayed
         wait()
         grad.keys[self._grid(panel)](
-            k, v, rho, tau, *self.norm, self.kept[0], d1, zh, panel.scratch.queried[0], *panel.scratch.reversed,
-            dk, dv, drho, dtau_last, *self.dnorm, *self._where(panel),
-            **padding(self.tiles), **sizes(self.tiles), **self._modes, num_warps=self._warps,
-            num_stages=1,
+            k, v, rho, tau, *self.norm, self.kept[0], self.scale, d1, zh, panel.scratch.queried[0],
+            *panel.scratch.reversed, dk, dv, drho, dtau_last, *self.dnorm, *self._where(panel),
+            **padding(self.tiles), **sizes(self.tiles), **products(q), num_warps=self._warps, num_stages=1,
         )  # fmt: skip
 
     def _grid(self, panel: Panel) -> tuple[int]:
@@ -178,10 +177,6 @@ class Backward:
     def _warps(self) -> int:
         """Of kernels over chunks, whose narrow tiles are padded."""
         return 4 if self.tiles.F == 64 else warps(self.tiles)
-
-    @property
-    def _modes(self) -> dict[str, object]:
-        return {"GRAD": triton_dtype(Operands.of(self.views[0]).backward), "PRECISION": PRECISION}
 
 
 def panel_chunks(chunks: int, chunk_bytes: int) -> int:

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kernels.ttt.blocks import add2, guarded, layer_norm, norm_l2_gradient
-from kernels.ttt.launch import PRECISION, Operands, Tiles
+from kernels.ttt.launch import PRECISION, Tiles, operand_dtype
 from kernels.ttt.state import InnerState, LayerNorm
 from kernels.ttt_linear.step import commit, warps
 from kernels.ttt_mlp.gelu import gelu
@@ -134,7 +134,7 @@ def _step(
     gates: Tensor, inputs: list[Tensor], grads: list[Tensor], position: Tensor,
 ) -> Tensor:  # fmt: skip
     (batch, heads, head_dim), tiles, hidden = q.shape, Tiles.of(q.shape[-1], tau.shape[0]), b[0].shape[-1]
-    Operands.of(q)  # or raise
+    operand_dtype(q)  # or raise
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     out, padded = q.new_empty(q.shape), triton.next_power_of_2(hidden)
     strides = [n for x in (q, k, v, rho) for n in x.stride()[:2]]

@@ -18,7 +18,7 @@ from kernels.ttt_mlp.gelu import gelu_twice
 @triton.jit(do_not_specialize=["chunks", "panel", "first_chunk"])
 def replay(
     k_ptr, v_ptr, rho_ptr, tau_ptr, gamma_ptr, beta_ptr, w1c_ptr, w2c_ptr, b1c_ptr, z2_ptr,
-    x2_ptr, x2g_ptr, slope_ptr, bend_ptr, d1_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
+    x2_ptr, slope_ptr, bend_ptr, d1_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
     T, H, chunks, panel, first_chunk,
     EPS: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, N: tl.constexpr, BN: tl.constexpr,
     C: tl.constexpr, BC: tl.constexpr, CHUNK: tl.constexpr,
@@ -63,12 +63,11 @@ def replay(
         x2h, e = x2.to(OPERAND), tl.dot(w2h, tl.trans(d2h), input_precision=PRECISION)
         hidden, d1 = (i_l * N + n[:, None]) * CHUNK + i * C + t[None, :], e * slope
         tl.store(x2_ptr + hidden, x2h, mask=is_slot)
-        tl.store(x2g_ptr + hidden, x2.to(x2g_ptr.dtype.element_ty), mask=is_slot)
         tl.store(slope_ptr + hidden, slope.to(OPERAND), mask=is_slot)
-        tl.store(bend_ptr + hidden, (e * bend * SCALE).to(bend_ptr.dtype.element_ty), mask=is_slot)
+        tl.store(bend_ptr + hidden, guarded(e * bend, OPERAND), mask=is_slot)
         tl.store(d1_ptr + hidden, d1.to(OPERAND), mask=is_slot)
         i_m = (i_b * (length // C) + i_c * (CHUNK // C) + i) * H + i_h
-        tl.store(w2m_ptr + i_m * F * N + matrix, w2.to(w2m_ptr.dtype.element_ty), mask=is_feature)
+        tl.store(w2m_ptr + i_m * F * N + matrix, w2h, mask=is_feature)
         eta = rho * (tau_last * -SCALE)
         b1 += tl.sum(d1 * eta[None, :], 1)
         step_k = guarded(key.to(tl.float32) * eta[:, None], OPERAND)
@@ -78,12 +77,12 @@ def replay(
 
 @triton.jit(do_not_specialize=["panel", "first_chunk"])
 def reverse(
-    k_ptr, rho_ptr, tau_ptr, gamma_ptr, x2g_ptr, slope_ptr, bend_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
+    k_ptr, rho_ptr, tau_ptr, gamma_ptr, x2_ptr, slope_ptr, bend_ptr, d2_ptr, zh_ptr, stats_ptr, w2m_ptr,
     g1_ptr, gx_ptr, g2_ptr, m1_ptr, m2_ptr, mb1_ptr, mb2_ptr,
     dz1_ptr, gu_ptr, pull_ptr, dw1c_ptr, db1c_ptr, dw1_ptr, dw2_ptr, db1_ptr, db2_ptr,
     T, H, panel, first_chunk,
     F: tl.constexpr, BF: tl.constexpr, N: tl.constexpr, BN: tl.constexpr,
-    C: tl.constexpr, BC: tl.constexpr, CHUNK: tl.constexpr, GRAD: tl.constexpr, PRECISION: tl.constexpr,
+    C: tl.constexpr, BC: tl.constexpr, CHUNK: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid [B H]. As ``kernels.ttt_mlp.backward.reverse``; dw1 and dw2 are read and written at every mini-batch."""
     i_b, i_h, i_p = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H, tl.program_id(0).to(tl.int64)
@@ -99,7 +98,7 @@ def reverse(
     dw2_ptr += i_p * N * F
     db1_ptr += i_p * N
     db2 = tl.load(db2_ptr + i_p * F + f, mask=is_feature, other=0.0)
-    k, eta = tl.zeros([BC, BF], GRAD), tl.zeros([BC], tl.float32)
+    k, eta = tl.zeros([BC, BF], OPERAND), tl.zeros([BC], tl.float32)
     p2, ew = tl.zeros([BC, BF], tl.float32), tl.zeros([BC, BF], tl.float32)
     for step in range(tiles + 1):
         i = tiles - step
@@ -127,10 +126,10 @@ def reverse(
         rows = (i_b * T + first_chunk * CHUNK + here) * H + i_h
         tl.store(gu_ptr + rows[:, None] * F + f, gu.to(gu_ptr.dtype.element_ty), mask=mask)
         tl.store(pull_ptr + inner[:, None], total(d2 * p2, 1), mask=is_token[:, None])
-        d2h, dz2h = d2.to(GRAD), dz2.to(GRAD)
+        d2h, dz2h = guarded(d2, OPERAND), guarded(dz2, OPERAND)
         is_next = (first_chunk * CHUNK + here - C < T) & (i > 0) & (t < C)
         rows -= C * H
-        next_k = tl.load(k_ptr + rows[:, None] * F + f, mask=is_next[:, None] & is_feature, other=0.0).to(GRAD)
+        next_k = guarded(tl.load(k_ptr + rows[:, None] * F + f, mask=is_next[:, None] & is_feature, other=0.0), OPERAND)
         next_eta = tl.load(rho_ptr + rows, mask=is_next, other=0.0).to(tl.float32) * tau_last
         is_border, i_c = i % per_chunk == 0, (i_b * panel + i // per_chunk) * H + i_h
         is_start, is_end = is_feature & is_border & (i < tiles), is_feature & is_border & (i > 0)
@@ -146,19 +145,19 @@ def reverse(
             db1 = tl.load(db1_ptr + j + n)
             w2 = tl.load(w2m_ptr + i_m * N * F + j * F + matrix, mask=is_feature & (i < tiles), other=0.0)
             hidden = (i_c * N + j + n[:, None]) * CHUNK + column
-            x2 = tl.load(x2g_ptr + hidden, mask=is_slot, other=0.0)
+            x2 = tl.load(x2_ptr + hidden, mask=is_slot, other=0.0)
             slope = tl.load(slope_ptr + hidden, mask=is_slot, other=0.0).to(tl.float32)
-            bend = tl.load(bend_ptr + hidden, mask=is_slot, other=0.0).to(tl.float32)
+            bend = tl.load(bend_ptr + hidden, mask=is_slot, other=0.0).to(tl.float32) * SCALE
             g1 = tl.load(g1_ptr + hidden, mask=is_slot, other=0.0).to(tl.float32)
             gx = tl.load(gx_ptr + hidden, mask=is_slot, other=0.0).to(tl.float32)
-            dd1 = g1 - eta[None, :] * (tl.dot(dw1.to(GRAD), tl.trans(k), input_precision=PRECISION) + db1[:, None])
-            dx2 = gx - eta[None, :] * tl.dot(dw2.to(GRAD), tl.trans(d2h), input_precision=PRECISION)
+            dd1 = g1 - eta[None, :] * (tl.dot(guarded(dw1, OPERAND), tl.trans(k), input_precision=PRECISION) + db1[:, None])
+            dx2 = gx - eta[None, :] * tl.dot(guarded(dw2, OPERAND), tl.trans(d2h), input_precision=PRECISION)
             dx2 += tl.dot(w2, tl.trans(dz2h), input_precision=PRECISION)
             dz1 = dd1 * bend + dx2 * slope
-            dz1h = dz1.to(GRAD)
+            dz1h = guarded(dz1, OPERAND)
             tl.store(dz1_ptr + hidden, dz1h, mask=is_slot)
             dw1 = tl.dot(dz1h, k, dw1, input_precision=PRECISION)
-            dw2 = tl.dot((dd1 * slope).to(GRAD), d2h, dw2, input_precision=PRECISION)
+            dw2 = tl.dot(guarded(dd1 * slope, OPERAND), d2h, dw2, input_precision=PRECISION)
             dw2 = tl.dot(x2, dz2h, dw2, input_precision=PRECISION)
             db1 += tl.sum(dz1, 1)
             dw1 += tl.load(m1_ptr + i_c * N * F + j * F + matrix, mask=is_start, other=0.0).to(tl.float32)
@@ -167,17 +166,17 @@ def reverse(
             tl.store(dw1_ptr + j * F + matrix, dw1, mask=is_feature)
             tl.store(dw2_ptr + j * F + matrix, dw2, mask=is_feature)
             tl.store(db1_ptr + j + n, db1)
-            dw1h = dw1.to(GRAD)
+            dw1h = guarded(dw1, OPERAND)
             tl.store(dw1c_ptr + (i_c - H) * N * F + j * F + matrix, dw1h, mask=is_end)
             tl.store(db1c_ptr + (i_c - H) * N + j + n, db1, mask=is_border & (i > 0))
             hidden = (next_c * N + j + n[:, None]) * CHUNK + next_column
-            x2 = tl.load(x2g_ptr + hidden, mask=is_next_slot, other=0.0)
+            x2 = tl.load(x2_ptr + hidden, mask=is_next_slot, other=0.0)
             slope = tl.load(slope_ptr + hidden, mask=is_next_slot, other=0.0).to(tl.float32)
             g1 = tl.load(g1_ptr + hidden, mask=is_next_slot, other=0.0).to(tl.float32)
             w2 = tl.load(w2m_ptr + (i_m - H) * N * F + j * F + matrix, mask=is_feature & (i > 0), other=0.0)
             dd1 = g1 - next_eta[None, :] * (tl.dot(dw1h, tl.trans(next_k), input_precision=PRECISION) + db1[:, None])
-            p2 = tl.dot(tl.trans(x2), dw2.to(GRAD), p2, input_precision=PRECISION)
-            ew = tl.dot(tl.trans((dd1 * slope).to(GRAD)), w2, ew, input_precision=PRECISION)
+            p2 = tl.dot(tl.trans(x2), guarded(dw2, OPERAND), p2, input_precision=PRECISION)
+            ew = tl.dot(tl.trans(guarded(dd1 * slope, OPERAND)), w2, ew, input_precision=PRECISION)
         k, eta = next_k, next_eta
         tl.debug_barrier()  # what one thread stored another one loads
     tl.store(db2_ptr + i_p * F + f, db2, mask=is_feature)
