@@ -5,7 +5,7 @@ user's (``./austen`` for one of the same name), ``hub:NAME``, a data set that th
 ``mqar:length=64,pairs=4,symbols=16``, which is made (bench/data/mqar.py). ``data.train``, ``data.validation`` and
 ``data.heldout`` name files, by patterns such as ``train-*.jsonl.bz2``, or splits of the hub's or of what is made.
 
-NAME.sha256, as sha256sum writes it, stands for a file NAME that is elsewhere: what was prepared of it is found, nothing is made.
+NAME.sha256, as sha256sum writes it, stands for a file NAME that is elsewhere: what was prepared of it is found.
 """
 
 import hashlib
