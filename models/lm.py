@@ -23,7 +23,7 @@ Inference = Literal["begin", "prefill", "step"]
 
 # Logits are made for this many tokens at a time, so that they are never held whole.
 LOGIT_CHUNK = 4096
-# Of one function compiled for inference: models of one process, times the shapes and dtypes that code is not shared by.
+# Of one function compiled: models of one process, times the shapes and dtypes that code is not shared by.
 RECOMPILE_LIMIT = 64
 
 
@@ -108,13 +108,14 @@ class LM(nn.Module):
         """Whole sequences are computed in ``dtype`` whatever the parameters', the same numbers that ``cast`` would give.
 
         recompute: of a block only its input is kept, the rest made again backward. compiled: blocks and likelihood by
-        torch.compile.
+        torch.compile, for the shapes that they meet.
         """
         self.computes_in, self.recomputes = dtype, recompute
         if compiled:
+            _limit_recompiling()
             for block in self.blocks:
-                block.compile()
-            self._token_nll = torch.compile(self._token_nll)  # type: ignore[method-assign]
+                block.compile(dynamic=False)
+            self._token_nll = torch.compile(self._token_nll, dynamic=False)  # type: ignore[method-assign]
         return self
 
     def hidden(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
@@ -178,12 +179,8 @@ class LM(nn.Module):
         return self._logits(self._advance("step", tokens, state))
 
     def compile_inference(self, backend: str = "inductor") -> "LM":
-        """``begin``, ``prefill`` and ``step`` of blocks, and the head, by torch.compile: one code for all blocks and shapes.
-
-        More of them than torch's limit of recompilations are an error, not a silent return to eager. It holds for the process.
-        """
-        torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT  # noqa: SLF001
-        torch._dynamo.config.fail_on_recompile_limit_hit = True  # noqa: SLF001
+        """``begin``, ``prefill`` and ``step`` of blocks, and the head, by torch.compile: one code for all blocks and shapes."""
+        _limit_recompiling()
         self._through = torch.compile(Block.advance, dynamic=True, backend=backend)
         self._logits = torch.compile(self._logits, dynamic=True, backend=backend)  # type: ignore[method-assign]
         return self
@@ -216,6 +213,12 @@ class LM(nn.Module):
     def norm_bytes(self) -> int:
         """Bytes of the weight of one RMSNorm: a branch's or the final one."""
         return self.norm.weight.numel() * self.norm.weight.element_size()
+
+
+def _limit_recompiling() -> None:
+    """More codes of a function than ``RECOMPILE_LIMIT`` are an error, not a silent return to eager; holds for the process."""
+    torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT  # noqa: SLF001
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # noqa: SLF001
 
 
 def _recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

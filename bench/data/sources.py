@@ -4,6 +4,8 @@
 user's (``./austen`` for one of the same name), ``hub:NAME``, a data set that the package datasets streams, or
 ``mqar:length=64,pairs=4,symbols=16``, which is made (bench/data/mqar.py). ``data.train``, ``data.validation`` and
 ``data.heldout`` name files, by patterns such as ``train-*.jsonl.bz2``, or splits of the hub's or of what is made.
+
+NAME.sha256, as sha256sum writes it, stands for a file NAME that is elsewhere: what was prepared of it is found.
 """
 
 import hashlib
@@ -20,6 +22,7 @@ from bench.data.text import Text, is_text, read_file, texts_of
 
 SPLITS = ("train", "validation", "heldout")
 HUB, MADE = "hub:", "mqar:"
+STANDS_IN = ".sha256"
 
 _PACKAGE = Path(__file__).parent
 
@@ -54,7 +57,7 @@ def fingerprint(data: DataConfig, splits: Sequence[str]) -> str:
     elif data.path.startswith(MADE):
         told.append([data.path, mqar.VERSION, [_named(data, split) for split in splits]])
     else:
-        told.append([[(file.name, digest(file)) for file in _files(data, split)] for split in splits])
+        told.append([[(file.name, _told_digest(file)) for file in _files(data, split)] for split in splits])
     return hash_of_text(json.dumps(told, sort_keys=True))
 
 
@@ -74,6 +77,11 @@ def digest(file: Path) -> str:
 def hash_of_text(text: str) -> str:
     """Sixteen hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _told_digest(file: Path) -> str:
+    """``digest``, or what stands in for a file that is not here."""
+    return digest(file) if file.exists() else file.with_name(file.name + STANDS_IN).read_text().split()[0]
 
 
 @cache
@@ -121,7 +129,9 @@ def _folder(path: str) -> Path:
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
-    files = sorted(file for file in folder.glob(pattern) if file.is_file() and is_text(file.name))
+    found = {file for file in folder.glob(pattern) if file.is_file()}
+    found |= {file.with_suffix("") for file in folder.glob(pattern + STANDS_IN)}
+    files = sorted(file for file in found if is_text(file.name))
     if not files:
         raise DataError(f"no text '{pattern}' in {folder}; name one of: {_listing(folder)}")
     return files

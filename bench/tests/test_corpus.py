@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import hashlib
 import json
 import lzma
 import random
@@ -259,6 +260,18 @@ def test_other_texts_tokenizers_and_splits_are_other_corpora(tmp_path: Path) -> 
     folders.add(folder_of(data))
     assert len(folders) == 6
     assert folder_of(books(tmp_path, max_epochs=1.0)) == folder_of(data)
+
+
+def test_digests_stand_in_for_files_that_are_elsewhere(tmp_path: Path) -> None:
+    made = prepare(books(tmp_path))
+    for file in (tmp_path / "books").iterdir():
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        file.with_name(f"{file.name}.sha256").write_text(f"{digest}  {file.name}\n")
+        file.unlink()
+    found = prepare(books(tmp_path))
+    assert (found.folder, found.index) == (made.folder, made.index)
+    with pytest.raises(DataError, match=r"heldout\.jsonl\.gz is no whole \.gz file \(.*No such file.*; restore it"):
+        prepare(books(tmp_path, cache=str(tmp_path / "other")))
 
 
 def test_a_pinned_content_is_held_to(tmp_path: Path) -> None:

@@ -200,6 +200,15 @@ assert all(abs(a - b) < 1e-5 for (_, a), (_, b) in zip(same, eager, strict=True)
 from torch._dynamo.utils import counters
 assert counters["stats"]["unique_graphs"] == 2, counters  # one for all blocks, one for the likelihood; none for the last batch
 assert not counters["graph_break"], counters
+import models.lm
+models.lm.RECOMPILE_LIMIT = 1
+lm = new_lm("transformer").train_in(torch.float32, compiled=True)
+try:
+    train(lm, steps_of(2), periodic(), optim(), folder / "other", how=TrainConfig(compile=True, micro_batch=1))
+except torch._dynamo.exc.FailOnRecompileLimitHit:
+    pass
+else:
+    raise AssertionError("it went on uncompiled")
 """
 
 
