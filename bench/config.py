@@ -423,8 +423,15 @@ def identity(run: RunConfig) -> dict[str, Any]:
     usual = DataConfig()
     unset = [f"data.{key}" for key in OPTIONAL_DATA if getattr(run.data, key) == getattr(usual, key)]
     node = asdict(run)
-    unset += [key for key in OPTIONAL_MODEL if OmegaConf.select(OmegaConf.create(node), key) is None]
+    unset += [key for key in OPTIONAL_MODEL if _at(node, key) is None]
     return _without((*VOLATILE, *unset, *(OF_A_MODEL if run.experiment.modelless else ())), node)
+
+
+def _at(node: Any, path: str) -> Any:
+    """What stands at ``path``; None where its parent is None."""
+    for part in path.split("."):
+        node = None if node is None else node[part]
+    return node
 
 
 def _without(unwanted: Sequence[str], node: dict[str, Any], path: str = "") -> dict[str, Any]:
