@@ -148,8 +148,12 @@ def cluster_mean(
             upper, lower = math.hypot(upper, spread.margin(level)), -math.hypot(lower, spread.margin(level))
         return value - upper, value - lower
 
+    def hold_zero(level: float) -> bool:
+        lower, upper = bounds(level)
+        return lower <= 0 <= upper
+
     low, high = bounds(level)
-    p = 1 - _first(lambda level: bounds(level)[0] <= 0 <= bounds(level)[1], 1.0)
+    p = 1 - _first(hold_zero, 1.0)
     return Interval(value, low, high, n, unit, level, max(p, 2 / resamples))
 
 
