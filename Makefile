@@ -28,7 +28,10 @@ SHELL := bash
 
 TIER_ARGS := $(TIER) $(SEEDS:%=seeds=%) $(ARGS)
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check
+# --no-compile: Python compiles what is imported, when it is; of what comes with torch and the tools, that is a small part.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
+# Files, not tests, are spread: what a file has trained or composed is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 TORCHLESS_READY := $(VENV)/.ready-torchless
 TORCH_READY := $(VENV)/.torch-$(TORCH)
 # Tests that import no torch, for a second Python version.
@@ -49,7 +52,7 @@ reproduce-figures: $(VENV)/.ready-core ## the main job: run all of TIER, or what
 
 .PHONY: test
 test: $(VENV)/.ready-dev ## all tests, on the CPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	$(PYTEST)
 
 .PHONY: test-gpu
 test-gpu: $(VENV)/.ready-dev ## the tests that need a CUDA device; baselines must be installed: make setup EXTRAS=gpu
@@ -82,7 +85,7 @@ wandb-report: $(VENV)/.ready-reports ## the same as a report of W&B: make wandb-
 
 .PHONY: notebooks
 notebooks: $(VENV)/.ready-notebooks ## run every notebook from its first to its last cell
-	$(BIN)/python -m pytest -o addopts= -o filterwarnings=default --nbmake --nbmake-timeout=600 notebooks
+	$(PYTEST) -o addopts= -o filterwarnings=default --nbmake --nbmake-timeout=600 notebooks
 
 .PHONY: smoke
 smoke: ## reproduce-figures with the smallest tier: everything once, tiny
@@ -98,8 +101,8 @@ wandb-sync: $(VENV)/.ready-reports ## upload to W&B what tracking=wandb kept her
 
 .PHONY: test-torchless
 test-torchless: $(TORCHLESS_READY) ## the tests of what needs no torch: configuration, budget, results, figures, data
-	$(PIP) --quiet 'pytest>=8.4' 'pytest-xdist>=3.6'
-	$(BIN)/python -m pytest -n $(WORKERS) $(TORCHLESS_TESTS)
+	$(PIP) --quiet 'pytest>=8.4' 'pytest-xdist>=3.7'
+	$(PYTEST) $(TORCHLESS_TESTS)
 
 .PHONY: lint
 lint: $(VENV)/.ready-dev ## style

@@ -7,13 +7,16 @@ bench/build.py makes them, so that composing, planning and drawing need no torch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -266,6 +269,9 @@ VOLATILE = (
 OPTIONAL_DATA = ("column", "validation", "validation_share", "take", "hub", "content")
 OPTIONAL_MODEL = ("model.first", "match.reference.model.first", "model.first.model.first")
 OF_A_MODEL = ("model", "size", "match", "budget", "data", "optim")
+# Parts of a run, which files of conf/ fill, and what is a value by itself.
+SECTIONS = {name for name, part in vars(RunConfig()).items() if is_dataclass(part)}
+VALUES = set(vars(RunConfig())) - SECTIONS
 
 
 def register() -> None:
@@ -341,9 +347,50 @@ def compose_runs(jobs: Sequence[Iterable[str]]) -> list[RunConfig]:
     """
     try:
         with conf():
-            return [parse(compose("config", list(job))) for job in jobs]
+            return [parse(_composed(list(job))) for job in jobs]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
+
+
+def _composed(job: Sequence[str]) -> DictConfig:
+    """``compose("config", job)``, in a tenth of its time where a job before it made the same choices."""
+    choices, values = _split([(word, _parsed(word)) for word in job])
+    sources = tuple(str(place.path) for place in GlobalHydra.instance().config_loader().get_search_path().get_path())
+    node = _chosen(sources, choices)
+    if not values:
+        return node
+    node = deepcopy(node)
+    try:
+        for value in values:
+            OmegaConf.update(node, value.key_or_group, value.value(), merge=True)  # as Hydra does
+    except OmegaConfBaseException:
+        return compose("config", list(job))  # which says it in Hydra's words
+    return node
+
+
+def _split(job: Sequence[tuple[str, Override]]) -> tuple[tuple[str, ...], list[Override]]:
+    """Words that choose, and those that then set values, in their order; what adds or deletes a key ends the former."""
+    last = max((n for n, (_, one) in enumerate(job) if one.is_add() or one.is_force_add() or one.is_delete()), default=-1)
+    is_value = [n > last and _is_value(one) for n, (_, one) in enumerate(job)]
+    chosen = tuple(word for (word, _), later in zip(job, is_value, strict=True) if not later)
+    return chosen, [one for (_, one), later in zip(job, is_value, strict=True) if later]
+
+
+def _is_value(one: Override) -> bool:
+    """Whether it sets one value of the schema, and chooses nothing."""
+    top, *below = one.key_or_group.split(".")
+    return top in (SECTIONS if below else VALUES) and one.package is None and not one.is_sweep_override()
+
+
+@lru_cache(4096)
+def _parsed(word: str) -> Override:
+    return OverridesParser.create().parse_overrides([word])[0]
+
+
+@lru_cache(128)
+def _chosen(_sources: tuple[str, ...], choices: tuple[str, ...]) -> DictConfig:
+    """Composed of these choices, from the folders that Hydra reads at the moment."""
+    return compose("config", list(choices))
 
 
 def explain(error: Exception) -> str:
@@ -376,8 +423,15 @@ def identity(run: RunConfig) -> dict[str, Any]:
     usual = DataConfig()
     unset = [f"data.{key}" for key in OPTIONAL_DATA if getattr(run.data, key) == getattr(usual, key)]
     node = asdict(run)
-    unset += [key for key in OPTIONAL_MODEL if OmegaConf.select(OmegaConf.create(node), key) is None]
+    unset += [key for key in OPTIONAL_MODEL if _at(node, key) is None]
     return _without((*VOLATILE, *unset, *(OF_A_MODEL if run.experiment.modelless else ())), node)
+
+
+def _at(node: Any, path: str) -> Any:
+    """What stands at ``path``; None where its parent is None."""
+    for part in path.split("."):
+        node = None if node is None else node[part]
+    return node
 
 
 def _without(unwanted: Sequence[str], node: dict[str, Any], path: str = "") -> dict[str, Any]:

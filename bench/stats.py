@@ -145,11 +145,16 @@ def cluster_mean(
         places = (math.ceil(share * len(t) - 1e-9) for share in ((1 - level) / 2, (1 + level) / 2))
         lower, upper = (0.0 if alike else float(t[max(place, 1) - 1]) * float(error[0]) for place in places)
         if spread is not None:
-            upper, lower = math.hypot(upper, spread.margin(level)), -math.hypot(lower, spread.margin(level))
+            margin = spread.margin(level)
+            upper, lower = math.hypot(upper, margin), -math.hypot(lower, margin)
         return value - upper, value - lower
 
+    def hold_zero(level: float) -> bool:
+        lower, upper = bounds(level)
+        return lower <= 0 <= upper
+
     low, high = bounds(level)
-    p = 1 - _first(lambda level: bounds(level)[0] <= 0 <= bounds(level)[1], 1.0)
+    p = 1 - _first(hold_zero, 1.0)
     return Interval(value, low, high, n, unit, level, max(p, 2 / resamples))
 
 

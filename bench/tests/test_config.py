@@ -6,8 +6,11 @@ import sys
 from collections.abc import Sequence
 
 import pytest
+from hydra import compose
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
-from bench.config import CONF, ConfigError, RunConfig, compose_run, record, run_id, training
+from bench.config import CONF, ConfigError, RunConfig, compose_run, compose_runs, conf, explain, parse, record, run_id, training
 from bench.overrides import check_keys, expand
 from bench.results import ROOT
 from bench.tier import load_tier, tier_names
@@ -39,14 +42,48 @@ def test_every_choice_is_what_its_file_name_says(group: str, choice: str) -> Non
     assert name_of(compose_run([f"{group}={choice}"]), group) == choice
 
 
-@pytest.mark.parametrize(("model", "match"), list(itertools.product(CHOICES["model"], CHOICES["match"])))
-def test_every_model_in_every_size_under_every_match(model: str, match: str) -> None:
-    for size in CHOICES["size"]:
+@pytest.mark.parametrize("model", CHOICES["model"])
+def test_every_model_in_every_size_and_every_two_choices_together(model: str) -> None:
+    """Of model, size and match: what two choose together would show, three have nothing to add."""
+    matches = itertools.cycle(CHOICES["match"])
+    first = itertools.islice(matches, CHOICES["model"].index(model) % len(CHOICES["match"]), None)
+    for size, match in zip(CHOICES["size"], first, strict=False):
         run = compose_run([f"model={model}", f"size={size}", f"match={match}"])
         assert [name_of(run, group) for group in ("model", "size", "match")] == [model, size, match]
         assert run.match.reference.size == run.size  # of the same size, unless said otherwise
         assert run.model.layer
         assert run.match.reference.model.layer
+
+
+SAMPLING = "experiment.measure.sampling={least:2,most:3}"
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        ["model=mamba", "seed=3", "results=there", "data.train=[a.txt,b.txt]", "device.threads=2"],
+        ["optim.lr=0.5", "optim=tiny", "optim.lr_source='a, b'", "budget.flops=null", "budget.tokens=200000"],
+        ["size.width=32", "experiment=inner_loss", "+experiment.measure.bucket=16", "experiment.measure.bucket=8", "seed=1"],
+        ["experiment=prefill_latency", "experiment.measure.contexts=[16]", SAMPLING, "seed=1", "seed=2"],
+        ["model=ttt_mlp", "size@match.reference.size=1.3b", "match.reference.size.layers=5", "model.impl=triton"],
+        ["model.mini_batch=${seed}", "seed=4", "tracking=wandb", "tracking.group=null"],
+        ["sweep=learning_rate", "size=5m", "~experiment.measure.heldout", "optim.lr=1e-3"],
+    ],
+)
+def test_values_put_into_what_was_composed_before_are_where_hydra_puts_them(job: list[str]) -> None:
+    with conf():
+        alone = parse(compose("config", job))
+    others = [word for word in job if word.split("=")[0] in CHOICES or "@" in word or word.startswith(("sweep", "+", "~"))]
+    assert compose_runs([others, job, others, job])[1::2] == [alone, alone]
+
+
+@pytest.mark.parametrize("job", [["seed=3", "size.hight=3"], ["seed=first"], ["experiment.measure.steps=5"], ["seed=1,2"]])
+def test_a_value_that_hydra_refuses_is_refused_in_its_words(job: list[str]) -> None:
+    with conf(), pytest.raises((HydraException, OmegaConfBaseException)) as told:
+        parse(compose("config", job))
+    with pytest.raises(ConfigError) as caught:
+        compose_run(job)
+    assert str(caught.value) == explain(told.value)
 
 
 def test_the_reference_can_have_a_size_of_its_own() -> None:

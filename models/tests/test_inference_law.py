@@ -40,32 +40,30 @@ def steps(model: LM, tokens: Int[Tensor, "B T"], state: list[State]) -> Float[Te
     return torch.stack([model.step(token, state) for token in tokens.unbind(1)], dim=1)
 
 
-def advanced(model: LM, tokens: Int[Tensor, "1 T"], lengths: list[int]) -> list[State]:
+def assert_same(actual: Tensor, expected: Tensor, atol: float = 1e-9) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
+
+
+def advanced(model: LM, tokens: Int[Tensor, "1 T"], lengths: list[int], whole: Float[Tensor, "1 T V"]) -> list[State]:
     """One state whose row b has read the first ``lengths[b]`` of the tokens, merged from runs of one row each."""
     merged = model.init_state(len(lengths), 2 * LENGTH)
     for b, length in enumerate(lengths):
         alone = model.init_state(1, 2 * LENGTH)
         if length:
-            prefill(model, tokens[:, :length], alone)
-        for whole, row in zip(state_tensors(merged), state_tensors(alone), strict=True):
-            whole[b] = row[0]
+            assert_same(prefill(model, tokens[:, :length], alone), whole[:, :length])
+        for all_rows, row in zip(state_tensors(merged), state_tensors(alone), strict=True):
+            all_rows[b] = row[0]
     return merged
-
-
-def assert_same(actual: Tensor, expected: Tensor, atol: float = 1e-9) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
 
 
 @torch.no_grad()
 def test_prefill_then_steps_at_every_split(model: LM) -> None:
-    tokens = draw(batch=1)
+    """Rows that have read 0 to 37 tokens at once go on together, by 37 steps; each as the whole sequence alone."""
+    tokens, splits = draw(batch=1, length=2 * LENGTH), list(range(LENGTH + 1))
     whole = model(tokens)
-    for split in range(LENGTH + 1):
-        state = model.init_state(1, LENGTH)
-        parts = [prefill(model, tokens[:, :split], state)] if split else []
-        if split < LENGTH:
-            parts.append(steps(model, tokens[:, split:], state))
-        assert_same(torch.cat(parts, dim=1), whole)
+    state = advanced(model, tokens, splits, whole)
+    outs = steps(model, torch.cat([tokens[:, n : n + LENGTH] for n in splits]), state)
+    assert_same(outs, torch.cat([whole[:, n : n + LENGTH] for n in splits]))
 
 
 @torch.no_grad()
@@ -91,11 +89,11 @@ def test_prefill_in_random_chunks(model: LM, seed: int) -> None:
 def test_rows_at_different_positions(model: LM) -> None:
     """Rows that have read 0 to 19 tokens run together: 9 by prefill, then 9 by steps; each as the whole sequence alone."""
     tokens, lengths = draw(batch=1), list(range(20))
-    state = advanced(model, tokens, lengths)
+    whole = model(tokens)
+    state = advanced(model, tokens, lengths, whole)
     further = torch.cat([tokens[:, n : n + 18] for n in lengths])
     outs = torch.cat((prefill(model, further[:, :9], state), steps(model, further[:, 9:], state)), dim=1)
-    whole = model(tokens)[0]
-    assert_same(outs, torch.stack([whole[n : n + 18] for n in lengths]))
+    assert_same(outs, torch.cat([whole[:, n : n + 18] for n in lengths]))
 
 
 @torch.no_grad()
@@ -134,14 +132,12 @@ def test_short_sequences(model: LM, length: int) -> None:
 
 @torch.no_grad()
 def test_no_token_is_seen_before_its_time(model: LM) -> None:
+    """In row t of a batch, token t is another."""
     tokens = draw(batch=1)
-    whole = model(tokens)
-    for t in range(LENGTH):
-        changed = tokens.clone()
-        changed[:, t] = (changed[:, t] + 1) % VOCAB
-        outs = model(changed)
-        assert_same(outs[:, :t], whole[:, :t], atol=1e-12)
-        assert (outs[:, t] - whole[:, t]).abs().max() > 1e-6
+    whole, changed = model(tokens), (tokens + torch.eye(LENGTH, dtype=torch.long)) % VOCAB
+    for t, row in enumerate(model(changed)):
+        assert_same(row[:t], whole[0, :t], atol=1e-12)
+        assert (row[t] - whole[0, t]).abs().max() > 1e-6
 
 
 @torch.no_grad()
