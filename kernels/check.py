@@ -2,8 +2,8 @@
 
 *Oracle*: the definition in float64 on the same, rounded inputs. *Yardstick*: the definition in float32, with only the
 operands of matrix products rounded to the inputs' dtype, or, where there is a backward pass, to bfloat16: it does not scale
-gradients to the range of float16. Errors are relative in the Frobenius norm. In 16 bits an implementation of ours may have FACTOR times
-the yardstick's error, and OUTPUT or OTHER at most; in float32 EXACT. Two runs must agree bit for bit, and what
+gradients to the range of float16. Errors are relative in the Frobenius norm. In 16 bits an implementation of ours may have
+FACTOR times the yardstick's error, and OUTPUT or OTHER at most; in float32 EXACT. Two runs must agree bit for bit, and what
 ``torch.empty`` gives is NaN meanwhile, so that a value that was never written is seen.
 
 An implementation runs on the whole case, with gradients from outside for every output. Rows and heads do not know of one
