@@ -24,7 +24,7 @@ def rows(data: Data) -> pd.DataFrame:
 def draw(data: Data) -> Figure:
     """1: as fast as weights and state can be moved, or as the matrix products can be made."""
 
-    def finish(ax: Axes) -> None:
+    def finish(ax: Axes, _: pd.DataFrame) -> None:
         ax.set_ylim(0, 1.05)
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
 

@@ -22,6 +22,7 @@ from bench.figures import (
     latency,
     latency_verdicts,
     learning_rates,
+    memory,
     mini_batch,
     perplexity_by_context,
     perplexity_by_position,
@@ -67,7 +68,7 @@ FIGURES: Mapping[str, Module] = {
 KERNEL_FIGURES: Mapping[str, Module] = {"kernel_speed": cast("Module", kernel_speed)}
 LATENCY_FIGURES: Mapping[str, Module] = {
     module.__name__.rsplit(".", 1)[-1]: cast("Module", module)
-    for module in (latency, floor_share, crossover, saw_tooth, latency_verdicts)
+    for module in (latency, memory, floor_share, crossover, saw_tooth, latency_verdicts)
 }
 RECALL_FIGURES: Mapping[str, Module] = {"recall": cast("Module", recall)}
 SEARCH_FIGURES: Mapping[str, Module] = {"learning_rates": cast("Module", learning_rates)}

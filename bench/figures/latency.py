@@ -22,7 +22,7 @@ def rows(data: Data) -> pd.DataFrame:
 def draw(data: Data) -> Figure:
     """Microseconds per token, both axes logarithmic; a cross where memory did not suffice."""
 
-    def finish(ax: Axes) -> None:
+    def finish(ax: Axes, _: pd.DataFrame) -> None:
         ax.set_yscale("log")
         panels.plain_log_axis(ax)
 

@@ -15,6 +15,7 @@ from bench.figures.style import look_of
 
 NAME = "latency"
 PHASES = {"prefill": "prefill", "step": "decode"}
+CONTEXT = {"prefill": "tokens (1k = 1,024)", "step": "depth (1k = 1,024)"}
 ENDINGS = ("oom", "broken", "wrong", "missing")
 
 
@@ -49,11 +50,14 @@ def draw(
     title: str,
     metric: str,
     label: str,
-    finish: Callable[[Axes], None],
+    finish: Callable[[Axes, pd.DataFrame], None],
     captions: Sequence[str],
     scale: float = 1.0,
 ) -> Figure:
-    """A line a model over the context, prefill left and decode right, a row of panels for each size."""
+    """A line a model over the context, prefill left and decode right, a row of panels for each size.
+
+    finish: called with each panel and its rows of ``metric``, once their lines are drawn.
+    """
     table = rows(data, metric)
     if table.empty:
         return panels.empty(title, NAME, footer.alarms(data, table, (NAME,)))
@@ -69,21 +73,21 @@ def draw(
                 continue
             batch = int(part.batch.iloc[0])
             ax.set_title(f"{size}, {PHASES[phase]}, batch {batch}", loc="left")
-            panels.token_axis(page, ax, part.context, "tokens (1k = 1,024)" if column == 0 else "depth (1k = 1,024)")
+            here = lost[(lost["size"] == size) & (lost.phase == phase) & (lost.batch == batch)]
+            panels.token_axis(page, ax, [*part.context, *here.context], CONTEXT[phase])
             mine = lines(part, APART_LATENCY)
             drawn |= {line.look.label: line for line in mine}
             for line in mine:
                 curves.append(time_curve(line, "context", lambda value, _: scale * value))
                 panels.draw_bars(ax, curves[-1])
                 panels.draw_dots(ax, curves[-1], panels.SAMPLE)
-            finish(ax)
+            finish(ax, part)
             ax.set_ylabel(label)
-            here = lost[(lost["size"] == size) & (lost.phase == phase) & (lost.batch == batch)]
             panels.mark_failures(page, ax, here, "context")
-    caption = f"Line: median of {footer.samples(curves)}; dots: every sample. {engines(table)}"
+    sampled = f"Line: median of {footer.samples(curves)}; dots: every sample. " * bool(table.samples.map(len).any())
     return page.finish(
         legend_of(drawn.values()),
-        [caption, *captions, *troubles(data), *footer.published(table)],
+        [sampled + engines(table), *captions, *troubles(data), *footer.published(table)],
         footer.alarms(data, table, (NAME,)),
         footer.facts(table),
     )

@@ -79,6 +79,9 @@ def _place(model: str, size: str, phase: str, batch: int, context: int, noise: A
     yield Row(metric="floor", value=least, unit="s", at=where)
     traffic = CACHE * context if model == "transformer" else 12e6
     yield Row(metric="state_traffic", value=batch * traffic, unit="byte", at=where)
+    weights, state = 2.0 * PARAMS[size], batch * (traffic if model == "transformer" else 16e6)
+    for metric, value in (("weight_bytes", weights), ("state", state), ("peak_memory", 1.2 * (weights + state))):
+        yield Row(metric=metric, value=value, unit="byte", at=where)
     if model == "mamba" and context == 32768:
         yield Row(metric="throttled", value=0.4, unit="1", at={**where, "reason": "sw_power_cap"})
     yield _samples("floor_share", "1", where, least / seconds)

@@ -67,6 +67,20 @@ def test_latency_shows_microseconds_a_token_and_what_has_no_time(data: Data) -> 
     assert all(4.5 < y < 5.9 for y in ys[0])
 
 
+def test_memory_lies_above_weights_and_state_and_ends_where_it_does_not_suffice(data: Data) -> None:
+    figure = drawn("memory", data)
+    assert figure.axes[0].get_yscale() == "log" and figure.axes[0].get_xscale() == "log"
+    black = [line for line in figure.axes[0].lines if line.get_color() == "#000000" and len(line.get_ydata()) == 5]
+    (peak,) = [line.get_ydata() for line in black if line.get_linestyle() == "-"]
+    (dotted,) = [line.get_ydata() for line in black if line.get_linestyle() == ":"]
+    cache = np.array([1024, 2048, 4096, 8192, 16384]) * 16 * 196_608 / 1e9
+    assert np.asarray(dotted, dtype=float) == pytest.approx(2.6 + cache)
+    assert np.asarray(peak, dtype=float) == pytest.approx(1.2 * (2.6 + cache))
+    text = words(figure)
+    assert "1.3b, prefill, batch 16" in text and "Transformer: OOM" in text and "Dotted: weights and state alone." in text
+    assert "median" not in text  # what is counted once
+
+
 def test_pairs_are_compared_where_they_took_turns(data: Data) -> None:
     found = contrasts(data)
     mine = [c for c in found if (c.size, c.phase, c.batch, c.first) == ("1.3b", "prefill", 16, "ttt_linear")]
