@@ -19,6 +19,7 @@ from bench.figures import (
     floor_share,
     inner_loss,
     kernel_speed,
+    largest_batch,
     latency,
     latency_verdicts,
     learning_rates,
@@ -68,7 +69,7 @@ FIGURES: Mapping[str, Module] = {
 KERNEL_FIGURES: Mapping[str, Module] = {"kernel_speed": cast("Module", kernel_speed)}
 LATENCY_FIGURES: Mapping[str, Module] = {
     module.__name__.rsplit(".", 1)[-1]: cast("Module", module)
-    for module in (latency, memory, floor_share, crossover, saw_tooth, latency_verdicts)
+    for module in (latency, largest_batch, memory, floor_share, crossover, saw_tooth, latency_verdicts)
 }
 RECALL_FIGURES: Mapping[str, Module] = {"recall": cast("Module", recall)}
 SEARCH_FIGURES: Mapping[str, Module] = {"learning_rates": cast("Module", learning_rates)}
@@ -81,6 +82,7 @@ STUDY_FIGURES: Mapping[str, Module] = {
 # Models that a figure should show, where they are not all of the tier's.
 EXPECTED: Mapping[str, Callable[[Data], Sequence[str]]] = {
     "inner_loss": inner_loss.expected_of,
+    "memory": memory.expected_of,
     "saw_tooth": saw_tooth.expected_of,
     "kernel_speed": lambda _: (),
     "ablation": lambda _: (),  # the table itself says which rows it lacks

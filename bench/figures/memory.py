@@ -19,6 +19,12 @@ def rows(data: Data) -> pd.DataFrame:
     return times.rows(data, "peak_memory")
 
 
+def expected_of(data: Data) -> tuple[str, ...]:
+    """The tier's models; none where all ran on a CPU."""
+    on_cpu = [run.config["device"]["type"] == "cpu" for run in data.runs if run.manifest.experiment == NAME]
+    return () if on_cpu and all(on_cpu) else data.expected
+
+
 def least(data: Data, part: pd.DataFrame) -> pd.DataFrame:
     """The rows of ``part`` with their place's weight_bytes + state, bytes, as their value."""
     place = ["run_id", "size", "series", "phase", "batch", "context", "impl", "exec", "attempt"]
@@ -42,4 +48,5 @@ def draw(data: Data) -> Figure:
         "Counted by PyTorch's allocator from setting up to the first sample, weights included, those of other models not;",
         "of decode, this covers the prefill of one row to the depth. 1 GB = 1e9 byte. Dotted: weights and state alone.",
     ]
-    return times.draw(data, TITLE, "peak_memory", "largest memory allocated (GB)", finish, captions, scale=1e-9)
+    label, command = "largest memory allocated (GB)", f"{NAME} device=h100"
+    return times.draw(data, TITLE, "peak_memory", label, finish, captions, 1e-9, command, expected_of(data))

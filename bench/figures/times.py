@@ -30,12 +30,17 @@ def failures(data: Data) -> pd.DataFrame:
     return found.assign(status=found.metric)
 
 
-def cells(table: pd.DataFrame) -> Iterator[tuple[str, dict[str, pd.DataFrame]]]:
-    """Of each size, the largest first, the rows of the first batch that was measured in either phase."""
+def by_size(table: pd.DataFrame) -> Iterator[tuple[str, dict[str, pd.DataFrame]]]:
+    """Of each size, the largest first, the rows of either phase."""
     order = table.groupby("size").params.max().sort_values(ascending=False)
     for size in order.index:
-        mine = table[table["size"] == size]
-        yield str(size), {phase: part[part.batch == part.batch.iloc[0]] for phase, part in _by_phase(mine)}
+        yield str(size), dict(_by_phase(table[table["size"] == size]))
+
+
+def cells(table: pd.DataFrame) -> Iterator[tuple[str, dict[str, pd.DataFrame]]]:
+    """As ``by_size``, of the first batch that was measured in either phase alone."""
+    for size, parts in by_size(table):
+        yield size, {phase: part[part.batch == part.batch.iloc[0]] for phase, part in parts.items()}
 
 
 def _by_phase(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -43,6 +48,17 @@ def _by_phase(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         part = table[table.phase == phase]
         if not part.empty:
             yield phase, part
+
+
+def each(page: Page, sizes: Sequence[tuple[str, dict[str, pd.DataFrame]]]) -> Iterator[tuple[Axes, str, str, pd.DataFrame]]:
+    """Panel, size, phase and rows, prefill left and decode right, a row of panels a size; a panel without rows is empty."""
+    for number, (size, parts) in enumerate(sizes):
+        for column, phase in enumerate(PHASES):
+            ax = page.axes[2 * number + column]
+            if phase in parts:
+                yield ax, size, phase, parts[phase]
+            else:
+                ax.set_axis_off()
 
 
 def draw(
@@ -53,42 +69,40 @@ def draw(
     finish: Callable[[Axes, pd.DataFrame], None],
     captions: Sequence[str],
     scale: float = 1.0,
+    command: str = NAME,
+    expected: Sequence[str] | None = None,
 ) -> Figure:
-    """A line a model over the context, prefill left and decode right, a row of panels for each size.
+    """A line a model over the context at the first batch of each size and phase.
 
-    finish: called with each panel and its rows of ``metric``, once their lines are drawn.
+    finish: called with each panel and its rows of ``metric``, once their lines are drawn. command: experiment that makes the
+    rows. expected: models that should have some, if not all.
     """
     table = rows(data, metric)
     if table.empty:
-        return panels.empty(title, NAME, footer.alarms(data, table, (NAME,)))
+        return panels.empty(title, command, footer.alarms(data, table, (NAME,), expected))
     sizes, lost = list(cells(table)), failures(data)
     page = Page(title, Layout((1.0, 1.0), rows=len(sizes), gap_in=0.85))
     drawn: dict[str, Line] = {}
     curves: list[Curve] = []
-    for number, (size, parts) in enumerate(sizes):
-        for column, phase in enumerate(PHASES):
-            ax, part = page.axes[2 * number + column], parts.get(phase)
-            if part is None:
-                ax.set_axis_off()
-                continue
-            batch = int(part.batch.iloc[0])
-            ax.set_title(f"{size}, {PHASES[phase]}, batch {batch}", loc="left")
-            here = lost[(lost["size"] == size) & (lost.phase == phase) & (lost.batch == batch)]
-            panels.token_axis(page, ax, [*part.context, *here.context], CONTEXT[phase])
-            mine = lines(part, APART_LATENCY)
-            drawn |= {line.look.label: line for line in mine}
-            for line in mine:
-                curves.append(time_curve(line, "context", lambda value, _: scale * value))
-                panels.draw_bars(ax, curves[-1])
-                panels.draw_dots(ax, curves[-1], panels.SAMPLE)
-            finish(ax, part)
-            ax.set_ylabel(label)
-            panels.mark_failures(page, ax, here, "context")
+    for ax, size, phase, part in each(page, sizes):
+        batch = int(part.batch.iloc[0])
+        ax.set_title(f"{size}, {PHASES[phase]}, batch {batch}", loc="left")
+        here = lost[(lost["size"] == size) & (lost.phase == phase) & (lost.batch == batch)]
+        panels.token_axis(page, ax, [*part.context, *here.context], CONTEXT[phase])
+        mine = lines(part, APART_LATENCY)
+        drawn |= {line.look.label: line for line in mine}
+        for line in mine:
+            curves.append(time_curve(line, "context", lambda value, _: scale * value))
+            panels.draw_bars(ax, curves[-1])
+            panels.draw_dots(ax, curves[-1], panels.SAMPLE)
+        finish(ax, part)
+        ax.set_ylabel(label)
+        panels.mark_failures(page, ax, here, "context")
     sampled = f"Line: median of {footer.samples(curves)}; dots: every sample. " * bool(table.samples.map(len).any())
     return page.finish(
         legend_of(drawn.values()),
         [sampled + engines(table), *captions, *troubles(data), *footer.published(table)],
-        footer.alarms(data, table, (NAME,)),
+        footer.alarms(data, table, (NAME,), expected),
         footer.facts(table),
     )
 

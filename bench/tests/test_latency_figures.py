@@ -11,8 +11,10 @@ import pytest
 from matplotlib.text import Text
 
 from bench.claims import load_claims, report
+from bench.figures import largest_batch, memory
 from bench.figures.contrasts import contrasts, crossing, crossovers
 from bench.figures.data import Data
+from bench.figures.frame import records
 from bench.figures.index import LATENCY_FIGURES, draw_all
 from bench.results import Run
 from bench.tests.synthetic_latency import run_of
@@ -79,6 +81,50 @@ def test_memory_lies_above_weights_and_state_and_ends_where_it_does_not_suffice(
     text = words(figure)
     assert "1.3b, prefill, batch 16" in text and "Transformer: OOM" in text and "Dotted: weights and state alone." in text
     assert "median" not in text  # what is counted once
+
+
+def test_a_cpu_counts_no_memory_so_that_no_model_is_missing(data: Data) -> None:
+    run = data.runs[0]
+    on_cpu = replace(run, config={**run.config, "device": {**run.config["device"], "type": "cpu"}})
+    assert memory.expected_of(Data((on_cpu,), MODELS, "smoke")) == ()
+    assert memory.expected_of(data) == memory.expected_of(Data((), MODELS, "gpu")) == MODELS
+
+
+def test_throughput_is_that_of_the_largest_batch_and_says_whether_a_larger_one_may_fit(data: Data) -> None:
+    """The Transformer's cache fills 75 GB: at 32k with 16 sequences, where 8 remain; of a step no other batch than 1."""
+    found = {(r["size"], r["phase"], r["series"], r["context"]): r for r in records(largest_batch.rows(data))}
+    row = found["1.3b", "prefill", "transformer", 32768]
+    assert row["batch"] == 8 and not largest_batch.unknown(data, row)  # 16 is out of memory
+    row = found["1.3b", "prefill", "ttt_linear", 32768]
+    assert row["batch"] == 16 and not largest_batch.unknown(data, row)  # the grid has no more
+    row = found["1.3b", "step", "transformer", 1024]
+    assert row["batch"] == 64 and largest_batch.unknown(data, row)  # 512 is out of memory, but 128 was not run
+    row = found["1.3b", "step", "transformer", 32768]
+    assert row["batch"] == 1 and largest_batch.unknown(data, row)
+    assert found["1.3b", "step", "mamba", 32768]["batch"] == 512
+    ax = drawn("largest_batch", data).axes[1]
+    (line,) = (
+        one for one in ax.lines if one.get_color() == "#0072B2" and one.get_linestyle() == "-" and len(one.get_xdata()) == 2
+    )
+    assert np.asarray(line.get_ydata(), dtype=float) == pytest.approx(1e3 * 8 / 26, rel=0.05)  # 26 µs at batch 64
+    hollow = [one for one in ax.lines if one.get_color() == "#000000" and one.get_markerfacecolor() == "white"]
+    assert [len(one.get_xdata()) for one in hollow] == [6]
+
+
+def test_batches_stand_beside_their_points_and_not_over_one_another(data: Data) -> None:
+    figure = drawn("largest_batch", data)
+    for ax in figure.axes:
+        boxes = [text.get_window_extent() for text in ax.texts if text.get_text().isdigit()]
+        assert len(boxes) >= 10
+        assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.padded(-1).overlaps(b.padded(-1))]
+    assert largest_batch.apart([0.0, 0.1, 5.0], 1.0) == pytest.approx([-0.45, 0.55, 5.0])
+
+
+def test_where_no_batch_fits_there_is_a_cross(data: Data) -> None:
+    run = data.runs[0]
+    kept = tuple(r for r in run.rows if not (r.metric == "token_time" and r.at["batch"] == 1 and r.at["phase"] == "step"))
+    text = words(drawn("largest_batch", Data((replace(run, rows=kept),), MODELS, "gpu")))
+    assert "Transformer: OOM" in text and "OOM" not in words(drawn("largest_batch", data))
 
 
 def test_pairs_are_compared_where_they_took_turns(data: Data) -> None:
