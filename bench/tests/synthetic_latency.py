@@ -75,7 +75,7 @@ def _place(model: str, size: str, phase: str, batch: int, context: int, noise: A
     each = (prefill * (1 + 4 / batch / context) if phase == "prefill" else step * 64 / batch) * (1 + growth * context)
     tokens = batch * context if phase == "prefill" else batch
     seconds = 1e-6 * each * tokens * noise
-    least = float(floor * np.median(seconds))
+    least = 1e-6 * floor * each * tokens * PARAMS[size] / PARAMS["1.3b"]
     yield Row(metric="floor", value=least, unit="s", at=where)
     traffic = CACHE * context if model == "transformer" else 12e6
     yield Row(metric="state_traffic", value=batch * traffic, unit="byte", at=where)

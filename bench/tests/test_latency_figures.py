@@ -12,10 +12,11 @@ from matplotlib.text import Text
 
 from bench.claims import load_claims, report
 from bench.figures import largest_batch, memory
-from bench.figures.contrasts import contrasts, crossing, crossovers
+from bench.figures.contrasts import between, contrasts
 from bench.figures.data import Data
 from bench.figures.frame import records
 from bench.figures.index import LATENCY_FIGURES, draw_all
+from bench.figures.turning import crossing, crossovers
 from bench.results import Run
 from bench.tests.synthetic_latency import run_of
 
@@ -160,13 +161,45 @@ def test_a_sign_changes_between_two_lengths() -> None:
 
 def test_the_crossover_is_measured_between_bounds_and_predicted_by_the_floors(data: Data) -> None:
     """5.1 µs against 4.6 (1 + T / 16384): equal at T = 1,781."""
-    one, other = [c for c in crossovers(contrasts(data)) if (c.size, c.batch) == ("1.3b", 8)]
+    found = list(crossovers(contrasts(data)))
+    one, other = [c for c in found if (c.size, c.phase, c.batch) == ("1.3b", "prefill", 8)]
     assert (one.second, other.second) == ("transformer", "mamba")
     assert one.measured == pytest.approx(1781, rel=0.05)
     assert one.measured is not None and one.low < one.measured < one.high < 1.2 * one.low
     assert one.predicted is not None and one.predicted < one.measured  # the Transformer is nearer to its floor
-    assert other.measured is None and other.is_ahead
-    assert "1.3b, batch 8, TTT-Linear over Mamba: faster at every length" in words(drawn("crossover", data))
+    assert other.measured is None and other.is_ahead and not other.floors_ahead and other.limited == 6
+    told = "1.3b prefill, batch 16, 8, 1, TTT-Linear over Mamba: faster at every length from 1k to 32k; by the floors: slower"
+    assert told + " throughout; engine-limited at 6 of 6 lengths." in words(drawn("crossover", data))
+
+
+def test_decode_is_compared_at_depths_that_only_the_transformer_was_measured_at(data: Data) -> None:
+    """At batch 1: 26 µs against 16 (1 + T / 16384), equal at T = 10,240; at batch 64 no cache beyond 4k fits."""
+    apart = [c for c in between(data) if (c.size, c.batch) == ("1.3b", 1)]
+    assert [c.context for c in apart] == [2048, 4096, 8192, 16384] and {c.first_context for c in apart} == {1024}
+    for c in apart:
+        assert c.log_ratio.value == pytest.approx(math.log(26 / 16 / (1 + c.context / 16384)), abs=0.05)
+        assert c.log_ratio.low < c.log_ratio.value < c.log_ratio.high and c.second == "transformer"
+    ends = [c for c in contrasts(data) if c.phase == "step"]
+    (turn,) = [c for c in crossovers([*ends, *apart]) if (c.size, c.batch, c.second) == ("1.3b", 1, "transformer")]
+    assert turn.measured == pytest.approx(10_240, rel=0.06) and turn.low < turn.measured < turn.high
+    text = words(drawn("crossover", data))
+    assert "1.3b decode, batch 64, TTT-Linear over Transformer: slower at every depth from 1k to 4k" in text
+    assert "over Mamba: faster at 1k and 32k, and neither moves more bytes the deeper it is; by the floors: slower" in text
+    assert "At 12 depths TTT-Linear" in text
+
+
+def test_a_step_that_moves_more_state_the_deeper_it_is_lends_its_time_to_no_other_depth(data: Data) -> None:
+    run = data.runs[0]
+    grown = tuple(
+        replace(r, value=float(r.at["context"])) if r.metric == "state_traffic" and r.at["model"] == "ttt_linear" else r
+        for r in run.rows
+    )
+    assert not list(between(Data((replace(run, rows=grown),), MODELS, "gpu")))
+
+
+def test_bounds_that_are_not_known_do_not_cross() -> None:
+    assert crossing([1, 2, 4], [-math.inf, 1.0, 2.0]) is None
+    assert crossing([1, 2, 4], [-math.inf, 1.0, -1.0]) == pytest.approx(math.sqrt(8))
 
 
 def test_the_saw_tooth_has_its_tooth(data: Data) -> None:
