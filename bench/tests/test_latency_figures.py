@@ -181,7 +181,8 @@ def test_decode_is_compared_at_depths_that_only_the_transformer_was_measured_at(
         assert c.log_ratio.low < c.log_ratio.value < c.log_ratio.high and c.second == "transformer"
     ends = [c for c in contrasts(data) if c.phase == "step"]
     (turn,) = [c for c in crossovers([*ends, *apart]) if (c.size, c.batch, c.second) == ("1.3b", 1, "transformer")]
-    assert turn.measured == pytest.approx(10_240, rel=0.06) and turn.low < turn.measured < turn.high
+    assert turn.measured is not None and turn.low < turn.measured < turn.high
+    assert turn.measured == pytest.approx(10_240, rel=0.06)
     text = words(drawn("crossover", data))
     assert "1.3b decode, batch 64, TTT-Linear over Transformer: slower at every depth from 1k to 4k" in text
     assert "over Mamba: faster at 1k and 32k, and neither moves more bytes the deeper it is; by the floors: slower" in text
