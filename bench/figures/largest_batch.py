@@ -87,7 +87,7 @@ def _without(data: Data, table: pd.DataFrame, size: str, phase: str) -> pd.DataF
     lost = times.failures(data)
     lost = lost[(lost["size"] == size) & (lost.phase == phase)]
     timed = {tuple(row[key] for key in PLACE) for row in records(table)}
-    return lost[[tuple(row[key] for key in PLACE) not in timed for row in records(lost)]]
+    return lost[np.array([tuple(row[key] for key in PLACE) not in timed for row in records(lost)], dtype=bool)]
 
 
 def _hollow(ax: Axes, curve: Curve, which: Sequence[bool]) -> None:

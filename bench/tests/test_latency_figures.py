@@ -126,6 +126,8 @@ def test_where_no_batch_fits_there_is_a_cross(data: Data) -> None:
     kept = tuple(r for r in run.rows if not (r.metric == "token_time" and r.at["batch"] == 1 and r.at["phase"] == "step"))
     text = words(drawn("largest_batch", Data((replace(run, rows=kept),), MODELS, "gpu")))
     assert "Transformer: OOM" in text and "OOM" not in words(drawn("largest_batch", data))
+    fitting = tuple(r for r in run.rows if r.metric != "oom")
+    assert "OOM" not in words(drawn("largest_batch", Data((replace(run, rows=fitting),), MODELS, "gpu")))
 
 
 def test_pairs_are_compared_where_they_took_turns(data: Data) -> None:
