@@ -80,8 +80,9 @@ def _captions(found: Sequence[Contrast]) -> list[str]:
     sure = [one for one in found if math.isfinite(one.log_ratio.high)]
     paired = [one for one in found if one.first_context == one.context]
     rounds = footer.count_of({one.log_ratio.n for one in paired}, "round")
+    depths = footer.count_of([len(found) - len(paired)], "depth")
     apart = (
-        f" At {len(found) - len(paired)} depths TTT-Linear, whose step moves the same state at any, has no time of its own: "
+        f" At {depths} TTT-Linear, whose step moves the same state at any, has no time of its own: "
         "the median of its samples at the depths that it has is divided by the other's; these were not paired."
     )
     return [
