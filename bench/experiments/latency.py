@@ -44,9 +44,10 @@ class Latency(About):
         print(books.plan(), flush=True)
         for number, cell in enumerate(books.cells):
             limit = lab.run.max_minutes
-            if limit is not None and (time.monotonic() - began + books.seconds(cell)) / 60 > limit and not match.is_done(cell):
-                yield from match.not_run(books.cells[number:])
-                raise Unfinished(f"max_minutes={limit:g}: {len(books.cells) - number} of {len(books.cells)} cells are left")
+            if limit is not None and match.left(cell) and (time.monotonic() - began + books.seconds(cell)) / 60 > limit:
+                left = [cell for cell in books.cells[number:] if match.left(cell)]
+                yield from match.not_run(left)
+                raise Unfinished(f"max_minutes={limit:g}: {len(left)} of {len(books.cells)} cells are left")
             start = time.monotonic()
             yield from match.rows(cell)
             books.took(cell, time.monotonic() - start)

@@ -23,6 +23,9 @@ from bench.timing import synchronise
 from kernels.check import CheckFailed
 from kernels.op import MissingImplementation
 
+# What ends a place, or the gate of an engine.
+ENDS = ("latency", "oom", "broken", "wrong", "missing")
+
 
 @dataclass(frozen=True, eq=False)
 class Contestant:
@@ -51,9 +54,10 @@ class Match:
         self.admitted: dict[tuple[str, str, str, str], bool] = {}
         self.stage = Stage(self._session, self._fetch, self._make_room, self._watch, lab.device)
 
-    def is_done(self, cell: Cell) -> bool:
-        """Nothing is left to measure in a cell."""
-        return not any(self._contestants(cell))
+    def left(self, cell: Cell) -> list[tuple[str, int]]:
+        """Model and context of the places of a cell that have no row yet, whatever it says."""
+        about = [(r.at["model"], r.at["context"]) for r in self.lab.recorder.rows if r.metric in ENDS and _is_in(r.at, cell)]
+        return [place for place in cell.places if place not in about]
 
     def rows(self, cell: Cell) -> Iterator[Row]:
         """Of all in a cell that an interrupted attempt has not left: first of the gate, then times, or why there are none."""
@@ -83,7 +87,7 @@ class Match:
         """Every place that is left, with the seconds that it would take."""
         for cell in left:
             seconds = self.books.seconds(cell) / len(cell.places)
-            for name, context in cell.places:
+            for name, context in self.left(cell):
                 at = {**self._about(name), "part": cell.part, "phase": cell.phase, "batch": cell.batch, "context": context}
                 yield Row(metric="not_run", value=seconds, unit="s", at=at)
 
@@ -101,7 +105,8 @@ class Match:
             for impl, exec_ in ways:
                 for spot in spots:
                     at = {k: v for k, v in self._at(name, spot, cell.part, impl, exec_).items() if k != "attempt"}
-                    if not any(self.lab.recorder.has(m, **at) for m in ("latency", "oom", "broken", "wrong", "missing")):
+                    gate = {**self._about(name), "part": "gate", "phase": cell.phase, "impl": impl, "exec": exec_}
+                    if not any(self.lab.recorder.has(m, **at) or self.lab.recorder.has(m, **gate) for m in ENDS):
                         yield name, spot, impl, exec_
 
     def _best(self, name: str, phase: str) -> list[tuple[str, str]]:
@@ -247,6 +252,10 @@ class Match:
         at |= {"context": spot.context, "attempt": self.lab.recorder.manifest.attempts}
         at |= {"phases": spot.phases} if spot.slots else {}
         return at | ({"filled_rows": 1} if spot.phase == "step" else {})
+
+
+def _is_in(at: At, cell: Cell) -> bool:
+    return (at.get("part"), at.get("phase"), at.get("batch")) == (cell.part, cell.phase, cell.batch)
 
 
 def _label(at: At) -> str:

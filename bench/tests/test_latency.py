@@ -230,6 +230,22 @@ def test_an_interrupted_run_measures_only_what_it_lacks(tmp_path: Path) -> None:
     assert sorted(map(str, map(key, after.rows))) == sorted(map(str, map(key, before.rows)))
 
 
+def test_what_was_measured_or_cannot_be_is_not_left(tmp_path: Path) -> None:
+    """A trial is over with an engine that is missing, and a later call has its whole time for other cells."""
+    words = ["experiment.measure.only=[transformer]", "experiment.measure.grid=[[step,3]]"]
+    run = micro_run(tmp_path, "latency", *words, "+experiment.measure.engines.cpu.step.transformer=[flash_attn,reference]")
+    before = result(run)
+    assert rows(before, "missing", part="gate") and rows(before, "latency", part="trial")
+    places = [(r.at["part"], r.at["context"]) for r in rows(before, "latency")]
+    kept = [row for row in before.rows if row.at.get("context") != places[-1][1] or row.at.get("part") != places[-1][0]]
+    (before.folder / "rows.jsonl").write_text("".join(row.to_json() + "\n" for row in kept))
+    stopped = json.loads((before.folder / "run.json").read_text()) | {"status": "partial"}
+    (before.folder / "run.json").write_text(json.dumps(stopped))
+    after = result(replace(run, max_minutes=0))
+    assert "cells are left" in after.manifest.cause and after.manifest.cause.startswith("max_minutes=0: 1 of ")
+    assert {(row.at["part"], row.at["context"]) for row in rows(after, "not_run")} == {places[-1]}
+
+
 ALONE = ["experiment.measure.only=[transformer]", "experiment.measure.contexts=[20,12]"]
 
 
