@@ -33,10 +33,10 @@ class Data:
         return rows.sort_values(["started", "run_id"], kind="stable").drop_duplicates(same, keep="last").sort_index()
 
     def missing(self, rows: pd.DataFrame, expected: Sequence[str] | None = None) -> list[str]:
-        """Expected models without a row. Published rows count only where no run of one's own was given at all."""
+        """Expected models without a row, finetuned or not. Published rows count only where no run of one's own was given."""
         if not all(run.published for run in self.runs):
             rows = rows[~rows.published.astype(bool)]
-        have = set(rows.series)
+        have = {name.removesuffix("_finetune") for name in rows.series}
         return [name for name in (self.expected if expected is None else expected) if name not in have]
 
     def troubles(self, experiments: Sequence[str]) -> list[str]:

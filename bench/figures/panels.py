@@ -24,6 +24,8 @@ CLIPPED = (
 VALUE_IN, TICK_IN, FEW_DECADES, CROWD = 0.33, 0.28, 3.5, 16
 # A note closer than this share of the width to a panel's edge is aligned with it.
 EDGE = 0.2
+# Of an axis of tokens, beyond its ends.
+MARGIN = 1.25
 # From wide to narrow.
 BEYOND = (
     "beyond the training context: extrapolation",
@@ -43,9 +45,9 @@ def token_axis(page: Page, ax: Axes, places: Iterable[float], label: str) -> Non
     """A log2 axis of numbers of tokens; a tick at each octave of the places, or at every n-th where they would touch."""
     places = sorted(set(places))
     ax.set_xscale("log", base=2)
-    ax.set_xlim(places[0] / 1.25, places[-1] * 1.25)
+    ax.set_xlim(places[0] / MARGIN, places[-1] * MARGIN)
     octaves = [place for place in places if math.log2(place / places[0]).is_integer()]
-    octave_in = page.panel_width_in(ax) / math.log2(places[-1] / places[0] * 1.25**2)
+    octave_in = page.panel_width_in(ax) / math.log2(places[-1] / places[0] * MARGIN**2)
     ax.xaxis.set_major_locator(FixedLocator(octaves[:: math.ceil(TICK_IN / octave_in)]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: tokens_label(x)))
@@ -89,11 +91,11 @@ def trained_to(rows: pd.DataFrame) -> list[int]:
 def mark_training(page: Page, ax: Axes, contexts: Sequence[int], named: bool = True) -> None:
     """A vertical line at each training context; beyond the last one the panel is shaded and called what it is."""
     low, high = ax.get_xlim()
-    low = min(low, contexts[0] / 1.25)
+    low, is_beyond = min(low, contexts[0] / MARGIN), contexts[-1] * MARGIN < high
     ax.set_xlim(low, high)
     for context in contexts:
         ax.axvline(context, color=QUIET, linewidth=1, linestyle=(0, (4, 2)), zorder=1)
-    if contexts[-1] < high:
+    if is_beyond:
         ax.axvspan(contexts[-1], high, color=QUIET, alpha=0.08, linewidth=0, zorder=0)
     if not named:
         return
@@ -102,7 +104,7 @@ def mark_training(page: Page, ax: Axes, contexts: Sequence[int], named: bool = T
         share = math.log(context / low) / math.log(high / low)
         align = "left" if share < EDGE else "right" if share > 1 - EDGE else "center"
         page.above(ax, "training", Note(min(context, high), words, QUIET, align))
-    if contexts[-1] < high:
+    if is_beyond:
         shaded_in = page.panel_width_in(ax) * math.log(high / max(contexts[-1], low)) / math.log(high / low)
         fitting = [words for words in BEYOND if max(width_in(line) for line in words.splitlines()) < shaded_in - 0.1]
         words = fitting[0] if fitting else BEYOND[-1]

@@ -208,6 +208,21 @@ def test_exploding_curve_is_clipped_and_printed(name: str, x: int, hard: list[Ru
     assert "how a model fails outside its training, not that another one is better" in shown
 
 
+def test_nothing_is_beyond_a_training_context_that_is_the_longest(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    rows = [replace(row, at={**row.at, "train_context": 32768}) for row in bench.by_context("mamba")]
+    bench.write("perplexity_by_context", "mamba", rows)
+    shown = words(draw("perplexity_by_context", bench.runs))
+    assert "training context 32,768" in shown and "beyond" not in shown
+
+
+def test_a_finetuned_model_is_not_missing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    rows = [replace(row, at={**row.at, "model": "transformer_finetune"}) for row in bench.by_context("transformer")]
+    bench.write("perplexity_by_context", "transformer", rows)
+    assert Data(tuple(bench.runs), ("transformer", "mamba"), "nano").missing(frame(bench.runs)) == ["mamba"]
+
+
 def test_value_within_the_training_context_is_never_clipped(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     for model in MODELS:
