@@ -123,8 +123,7 @@ class CausalConv(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"], past: Float[Tensor, "B S D"] | None = None) -> Float[Tensor, "B T D"]:
         """Outputs of T tokens after ``past`` (zeros if not given), which is left as it is."""
-        before = self.init_state(x.shape[0]).to(x.dtype) if past is None else past
-        return convolve(x, *self.parameters_in(x.dtype), before)
+        return convolve(x, *self.parameters_in(x.dtype), past)
 
     def parameters_in(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Weight and bias as operands of ``dtype``."""

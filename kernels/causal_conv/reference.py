@@ -11,7 +11,7 @@ from torch.nn.functional import conv1d, pad, silu
 
 def forward(x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"]) -> Float[Tensor, "B T E"]:
     """Outputs of whole sequences; differentiable in every argument."""
-    return silu(convolve(x, weight, bias, x.new_zeros(x.shape[0], weight.shape[2] - 1, x.shape[2])))
+    return silu(convolve(x, weight, bias))
 
 
 @torch.no_grad()
@@ -42,16 +42,24 @@ def step(
 
 
 def convolve(
-    x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"], past: Float[Tensor, "B S E"]
+    x: Float[Tensor, "B T E"],
+    weight: Float[Tensor, "E 1 K"],
+    bias: Float[Tensor, " E"],
+    past: Float[Tensor, "B S E"] | None = None,
 ) -> Float[Tensor, "B T E"]:
-    """The convolution alone, after ``past``, which is left as it is. Compiled it is a sum, fused with what is around it."""
+    """The convolution alone, after ``past`` (zeros if not given), which is left as it is.
+
+    Compiled it is a sum, fused with what is around it.
+    """
+    kept, length = weight.shape[2] - 1, x.shape[1]
     if torch.compiler.is_compiling():
-        taps, wide = weight.shape[2], torch.promote_types(x.dtype, torch.float32)
-        # not torch.cat, which is stored before it is read
-        joined = (pad(x, (0, 0, taps - 1, 0)) + pad(past, (0, 0, 0, x.shape[1]))).to(wide)
-        moved = (joined[:, j : j + x.shape[1]] * weight[:, 0, j].to(wide) for j in range(taps))
+        wide, joined = torch.promote_types(x.dtype, torch.float32), pad(x, (0, 0, kept, 0))
+        if past is not None:
+            joined = joined + pad(past, (0, 0, 0, length))  # not torch.cat, which is stored before it is read
+        moved = (joined[:, j : j + length].to(wide) * weight[:, 0, j].to(wide) for j in range(kept + 1))
         return sum(moved, bias.to(wide)).to(x.dtype)
-    return conv1d(torch.cat((past, x), dim=1).transpose(1, 2), weight, bias, groups=x.shape[2]).transpose(1, 2)
+    joined = pad(x, (0, 0, kept, 0)) if past is None else torch.cat((past, x), dim=1)
+    return conv1d(joined.transpose(1, 2), weight, bias, groups=x.shape[2]).transpose(1, 2)
 
 
 def advance(past: Float[Tensor, "B S E"], x: Float[Tensor, "B T E"]) -> None:
