@@ -27,6 +27,9 @@ _FRACTION = re.compile(r"-?\d+\.\d+")
 _COLOUR = re.compile(r"#([0-9a-f]{6})\b")
 _REFERENCE = re.compile(r'(url\(#|href="#)([^")]*)')
 _ID = re.compile(r' id="([^"]*)"')
+_ALIKE = re.compile(
+    r'<use href="([^"]*)" x="[^"]*" y="[^"]*" style="([^"]*)"/>(?:<use href="\1" x="[^"]*" y="[^"]*" style="\2"/>)+'
+)
 
 
 def picture(sheet: Sheet, kind: str, name: str) -> bytes:
@@ -62,7 +65,13 @@ def svg(sheet: Sheet, key: str, alt: str) -> str:
     body = _COLOUR.sub(r"var(--c-\1)", body).replace("font-family: 'DejaVu Sans'", f"font-family: {FONTS}")
     words = escape(alt, quote=True)
     start = f'<svg class="figure" role="img" aria-label="{words}" viewBox="{head[1]}">'
-    return start + re.sub(r">\s+<", "><", _named(body.replace("xlink:href", "href"), key)).strip()
+    return start + _ALIKE.sub(_styled_once, re.sub(r">\s+<", "><", _named(body.replace("xlink:href", "href"), key)).strip())
+
+
+def _styled_once(found: re.Match[str]) -> str:
+    """Markers that are alike have the style of one group: dots of samples are most of a page."""
+    style = f' style="{found[2]}"'
+    return f"<g{style}>{found[0].replace(style, '')}</g>"
 
 
 def _rounded(text: str) -> str:
