@@ -165,13 +165,15 @@ class TrainConfig:
 
     micro_batch: sequences that go through the model together, in each process, their gradients added up; 0: all.
     checkpoint: none | block: of a block only the input is kept, the rest computed again backward. compile: blocks and
-    likelihood by torch.compile. keep: how many checkpoints of an interrupted training stay. resume: last | last_intact: where
-    the last of them is damaged, that is an error, or training goes on from the one before.
+    likelihood by torch.compile. graph: a micro-batch's loss and gradients as one CUDA graph. keep: how many checkpoints of an
+    interrupted training stay. resume: last | last_intact: where the last of them is damaged, that is an error, or training
+    goes on from the one before.
     """
 
     micro_batch: int = 0
     checkpoint: str = "none"
     compile: bool = False
+    graph: bool = False
     keep: int = 2
     resume: str = "last"
 
@@ -267,7 +269,7 @@ VOLATILE = (
 )
 # What counts only where it is set, so that what was measured before it could be is still known.
 OPTIONAL_DATA = ("column", "validation", "validation_share", "take", "hub", "content")
-OPTIONAL_MODEL = ("model.first", "match.reference.model.first", "model.first.model.first")
+OPTIONAL = ("model.first", "match.reference.model.first", "model.first.model.first", "experiment.measure.how.graph")
 OF_A_MODEL = ("model", "size", "match", "budget", "data", "optim")
 # Parts of a run, which files of conf/ fill, and what is a value by itself.
 SECTIONS = {name for name, part in vars(RunConfig()).items() if is_dataclass(part)}
@@ -423,14 +425,14 @@ def identity(run: RunConfig) -> dict[str, Any]:
     usual = DataConfig()
     unset = [f"data.{key}" for key in OPTIONAL_DATA if getattr(run.data, key) == getattr(usual, key)]
     node = asdict(run)
-    unset += [key for key in OPTIONAL_MODEL if _at(node, key) is None]
+    unset += [key for key in OPTIONAL if not _at(node, key)]
     return _without((*VOLATILE, *unset, *(OF_A_MODEL if run.experiment.modelless else ())), node)
 
 
 def _at(node: Any, path: str) -> Any:
-    """What stands at ``path``; None where its parent is None."""
+    """What stands at ``path``; None where its parent is None, or has no such part."""
     for part in path.split("."):
-        node = None if node is None else node[part]
+        node = None if node is None else node.get(part)
     return node
 
 

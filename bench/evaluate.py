@@ -1,7 +1,7 @@
 """Log-likelihoods of held-out windows, in float32 or wider, with logits never held whole."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
@@ -15,22 +15,26 @@ from models.lm import LM
 @torch.no_grad()
 def window_nll(
     lm: LM, windows: Sequence[Window], tokens_at_once: int, context: int | None = None, targets: int | None = None
-) -> Iterator[np.ndarray]:
-    """Per window, the nll (nat, float32) of its last ``targets`` tokens (default: all but the first), one after another.
+) -> list[np.ndarray]:
+    """Per window, the nll (nat, float32) of its last ``targets`` tokens (default: all but the first).
 
-    The model starts ``context`` tokens before the first target (default: at the window's start). Windows go through
-    it together as long as they have no more than ``tokens_at_once``.
+    The model starts ``context`` tokens before the first target (default: at the window's start). Windows of one length go
+    through it together, as many as have no more than ``tokens_at_once``.
     """
-    for _, same in groupby(windows, key=lambda window: len(window.tokens)):
-        alike = list(same)
-        length = len(alike[0].tokens)
+    alike: dict[int, list[int]] = {}
+    for place, window in enumerate(windows):
+        alike.setdefault(len(window.tokens), []).append(place)
+    found: dict[int, np.ndarray] = {}
+    for length, places in alike.items():
         scored = length - 1 if targets is None else targets
         first = 0 if context is None else length - scored - context
         rows = max(1, tokens_at_once // (length - first))
-        for start in range(0, len(alike), rows):
-            held = np.stack([window.tokens[first:] for window in alike[start : start + rows]]).astype(np.int64)
+        for start in range(0, len(places), rows):
+            some = places[start : start + rows]
+            held = np.stack([windows[place].tokens[first:] for place in some]).astype(np.int64)
             tokens = torch.from_numpy(held).to(lm.embedding.weight.device)
-            yield from lm.nll(tokens[:, :-1], tokens[:, -scored:]).cpu().numpy()
+            found |= zip(some, lm.nll(tokens[:, :-1], tokens[:, -scored:]).cpu().numpy(), strict=True)
+    return [found[place] for place in range(len(windows))]
 
 
 def clusters(windows: Sequence[Window], documents: Sequence[Document]) -> str:

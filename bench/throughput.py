@@ -18,7 +18,7 @@ def place(how: TrainConfig, context: int, batch: int) -> dict[str, Coordinate]:
         "gpus": size(),
         "micro_batch": how.micro_batch or batch // size(),
         "checkpoint": how.checkpoint,
-        "exec": "compile" if how.compile else "eager",
+        "exec": "_".join(word for word in ("compile", "graph") if getattr(how, word)) or "eager",
     }
 
 

@@ -25,6 +25,7 @@ from bench.budget import Plan
 from bench.checkpoints import Checkpoints, CorruptCheckpoint
 from bench.config import OptimConfig, TrainConfig
 from bench.data.batches import TrainBatches
+from bench.graphs import Backward, Replayed
 from bench.hardware import begin_peak, peak_bytes
 from bench.sharding import apart, clip_gradients
 from models.checkpoints.config import CheckpointError
@@ -140,6 +141,7 @@ def train(
     """
     distributed.check_shares(plan.rows)
     optimizer, how = make_optimizer(lm, optim), how or TrainConfig()
+    backward = make_backward(lm, how, batches.unscored)
     kept = Checkpoints(checkpoints, of, how, save_every_s)
     found = kept.resume(lm, optimizer)
     first, log = (0, Log()) if found is None else (found[0], Log.of(found[1]))
@@ -152,7 +154,7 @@ def train(
         tokens = torch.from_numpy(batches.batch(step * plan.rows + mine.start, len(mine), length)).to(device)
         set_progress(lm, optimizer, optim, step, plan.steps)
         with _compiling(anew=step == first) if how.compile else nullcontext():
-            loss = update(lm, optimizer, tokens, optim.clip, how.micro_batch, batches.unscored, rows)
+            loss = update(lm, optimizer, tokens, optim.clip, backward, how.micro_batch, rows)
         if not math.isfinite(loss):
             raise Diverged(f"the training loss was {loss} at step {step} of {plan.steps}; lower optim.lr={optim.lr}", step)
         meter.step(rows * length)
@@ -181,27 +183,37 @@ def update(
     optimizer: torch.optim.AdamW,
     tokens: Int[Tensor, "B T"],
     clip: float,
+    backward: Backward,
     micro_batch: int = 0,
-    unscored: int | None = None,
     rows: int | None = None,
 ) -> float:
     """One step of the optimizer for tokens [B, T + 1]; returns the mean loss, and leaves the weights where it is not finite.
 
     ``micro_batch`` sequences go through the model together, 0 for all: their gradients add up to the batch's.
     ``rows``: sequences of the whole batch, of which ``tokens`` are this process's share; if not given, they are all.
-    ``unscored``: see ``sequence_loss``.
     """
     optimizer.zero_grad(set_to_none=True)
-    losses = []
-    for part, weight in distributed.parts(tokens, micro_batch, rows or len(tokens)):
-        loss = sequence_loss(lm, part, unscored) * weight
-        loss.backward()
-        losses.append(loss.detach())
+    losses = [backward(part, weight) for part, weight in distributed.parts(tokens, micro_batch, rows or len(tokens))]
     value = distributed.mean(torch.stack(losses).sum()).item()
     if math.isfinite(value):
         clip_gradients(lm, clip)
         optimizer.step()
     return value
+
+
+def make_backward(lm: LM, how: TrainConfig | None = None, unscored: int | None = None) -> Backward:
+    """That of ``sequence_loss``, as ``how`` says.
+
+    Raises:
+        ConfigError: see ``Replayed``.
+    """
+
+    def eager(tokens: Tensor, weight: float) -> Tensor:
+        loss = sequence_loss(lm, tokens, unscored) * weight
+        loss.backward()
+        return loss.detach()
+
+    return Replayed(eager, lm, lm.embedding.weight.device) if how is not None and how.graph else eager
 
 
 def sequence_loss(lm: LM, tokens: Int[Tensor, "B T"], unscored: int | None = None) -> Float[Tensor, ""]:

@@ -32,7 +32,7 @@ class PerplexityByContext:
         lm, place = lab.trained_lm(), clusters(windows, documents)
         for context in lab.remaining("nll", "context", self.contexts):
             lab.here = {"context": context}
-            losses = np.stack(list(window_nll(lm, windows, lab.run.device.tokens_at_once, context, self.targets)))
+            losses = np.stack(window_nll(lm, windows, lab.run.device.tokens_at_once, context, self.targets))
             means = losses.mean(axis=1, dtype="float64")
             at: At = {"split": "heldout", "context": context, "n_targets": losses.size, "clusters": place}
             if not lab.recorder.has("bits_per_byte", context=context):

@@ -37,7 +37,7 @@ class PerplexityByPosition:
         missing = lab.remaining("nll", "position", edges)
         if not missing:
             return
-        losses = np.stack(list(window_nll(lab.trained_lm(), windows, lab.run.device.tokens_at_once)))
+        losses = np.stack(window_nll(lab.trained_lm(), windows, lab.run.device.tokens_at_once))
         for low, edge in zip([0, *edges], edges, strict=False):
             if edge in missing:
                 means = losses[:, low:edge].mean(axis=1, dtype="float64")

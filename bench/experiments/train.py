@@ -95,7 +95,7 @@ class Train:
     def _scored(self, lab: Lab, split: str) -> Iterator[Row]:
         context, documents = lab.run.optim.train_context, lab.documents(split)
         windows = heldout_windows(documents, context)
-        losses = list(window_nll(lab.trained_lm(), windows, lab.run.device.tokens_at_once))
+        losses = window_nll(lab.trained_lm(), windows, lab.run.device.tokens_at_once)
         counts = [len(loss) for loss in losses]
         mean = sum(float(loss.sum(dtype="float64")) for loss in losses) / sum(counts)
         if not math.isfinite(mean):

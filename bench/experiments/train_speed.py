@@ -20,7 +20,7 @@ from bench.lab import Lab
 from bench.results import Row
 from bench.throughput import place, speed_rows
 from bench.timing import sample, synchronise
-from bench.train import Diverged, make_optimizer, set_progress, update
+from bench.train import Diverged, make_backward, make_optimizer, set_progress, update
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class TrainSpeed:
         how, optim = TrainConfig(**self.how), lab.run.optim
         lab.here = at = place(how, self.context, self.batch)
         lm = lab.lm_to_train(how).train()
-        optimizer = make_optimizer(lm, optim)
+        optimizer, backward = make_optimizer(lm, optim), make_backward(lm, how)
         tokens = torch.randint(lab.run.data.vocab, (self.batch, self.context + 1), device=lab.device)
         mine = distributed.share(self.batch)
         taken, total = 0, 2 + self.steps
@@ -61,7 +61,7 @@ class TrainSpeed:
         def step() -> None:
             nonlocal taken
             set_progress(lm, optimizer, optim, taken, total)
-            loss = update(lm, optimizer, tokens[mine.start : mine.stop], optim.clip, how.micro_batch, rows=self.batch)
+            loss = update(lm, optimizer, tokens[mine.start : mine.stop], optim.clip, backward, how.micro_batch, self.batch)
             if not math.isfinite(loss):
                 raise Diverged(f"the loss of random tokens was {loss} at step {taken}; lower optim.lr={optim.lr}", taken)
             taken += 1

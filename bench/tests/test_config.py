@@ -130,13 +130,13 @@ def test_identity_is_what_makes_the_numbers() -> None:
 
 
 def test_how_a_training_fits_its_device_counts_only_where_its_speed_is_measured() -> None:
-    how = ["train.micro_batch=2", "train.checkpoint=block", "train.compile=true"]
+    how = ["train.micro_batch=2", "train.checkpoint=block", "train.compile=true", "train.graph=true"]
     where = ["train.keep=5", "train.resume=last_intact"]
     assert run_id(compose_run(["experiment=train_speed", *where]), {}) == run_id(compose_run(["experiment=train_speed"]), {})
     for experiment, is_same in (("train", True), ("perplexity_by_context", True), ("train_speed", False)):
         ids = {run_id(compose_run([f"experiment={experiment}", *words]), {}) for words in ([], how)}
         assert (len(ids) == 1) == is_same
-    recorded = {"micro_batch": 2, "checkpoint": "block", "compile": True, "keep": 5, "resume": "last_intact"}
+    recorded = {"micro_batch": 2, "checkpoint": "block", "compile": True, "graph": True, "keep": 5, "resume": "last_intact"}
     assert record(compose_run([*how, *where]))["train"] == recorded
 
 

@@ -62,7 +62,7 @@ def check(lm: LM, windows: Sequence[Window], found: Sequence[np.ndarray], contex
 def test_nll_of_ragged_windows_is_the_brute_force(model: str) -> None:
     lm, windows = new_lm(model), heldout_windows(documents(50, 20, 2, 41), context=20)
     assert {len(window.tokens) for window in windows} == {21, 10, 20, 2}
-    check(lm, windows, list(window_nll(lm, windows, EVERYTHING_AT_ONCE)), None, None)
+    check(lm, windows, window_nll(lm, windows, EVERYTHING_AT_ONCE), None, None)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -70,7 +70,7 @@ def test_nll_of_ragged_windows_is_the_brute_force(model: str) -> None:
 def test_a_context_is_what_the_model_sees_before_the_first_target(model: str, context: int) -> None:
     lm, windows = new_lm(model), context_windows(documents(36, 80), context=30, targets=5)
     assert [len(window.tokens) for window in windows] == [35, 35, 35]
-    check(lm, windows, list(window_nll(lm, windows, EVERYTHING_AT_ONCE, context, 5)), context, 5)
+    check(lm, windows, window_nll(lm, windows, EVERYTHING_AT_ONCE, context, 5), context, 5)
 
 
 def test_exactly_the_context_is_read_no_more_no_less() -> None:
@@ -80,7 +80,7 @@ def test_exactly_the_context_is_read_no_more_no_less() -> None:
     def after(change: int) -> np.ndarray:
         tokens = window.tokens.copy()
         tokens[change] = (tokens[change] + 1) % VOCAB
-        return next(window_nll(lm, [Window(0, 0, tokens)], EVERYTHING_AT_ONCE, context=7, targets=5))
+        return window_nll(lm, [Window(0, 0, tokens)], EVERYTHING_AT_ONCE, context=7, targets=5)[0]
 
     (before,) = window_nll(lm, [window], EVERYTHING_AT_ONCE, context=7, targets=5)
     assert (after(22) == before).all()
@@ -97,12 +97,12 @@ def test_how_much_goes_through_at_once_changes_nothing(
     model: str, tokens_at_once: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm, windows = new_lm(model), heldout_windows(documents(63, 30, 41), context=20)
-    whole = list(window_nll(lm, windows, EVERYTHING_AT_ONCE))
+    whole = window_nll(lm, windows, EVERYTHING_AT_ONCE)
     monkeypatch.setattr(models.lm, "LOGIT_CHUNK", chunk)
     rows, logits = [], []
     lm.embedding.register_forward_hook(lambda module, args, out: rows.append(out.shape[:2].numel()))
     lm.head.register_forward_hook(lambda module, args, out: logits.append(out.shape[:-1].numel()))
-    parts = list(window_nll(lm, windows, tokens_at_once))
+    parts = window_nll(lm, windows, tokens_at_once)
     assert max(rows) <= max(20, tokens_at_once)
     assert max(logits) <= chunk  # logits are never whole
     assert sum(logits) == sum(rows) == sum(len(losses) for losses in whole)

@@ -169,7 +169,7 @@ def test_a_text_of_whole_windows_has_the_bits_per_byte_of_our_own_row(ours: Any)
     """The separator before it, and windows that begin where ours do."""
     tokens = ByteTokenizer().encode(text(99, 3))[: 5 * CONTEXT]
     document = Document("text", np.concatenate(([np.uint8(0)], tokens)), len(tokens))
-    losses = np.concatenate(list(window_nll(ours.model.lm, heldout_windows([document], CONTEXT), 4096)))
+    losses = np.concatenate(window_nll(ours.model.lm, heldout_windows([document], CONTEXT), 4096))
     (value,) = ours.loglikelihood_rolling([request(tokens.tobytes().decode())])
     assert value == pytest.approx(-losses.sum(dtype="float64"), rel=1e-6)
 

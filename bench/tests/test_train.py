@@ -18,7 +18,7 @@ import torch
 from bench.budget import Plan, plan
 from bench.build import build_lm
 from bench.checkpoints import CorruptCheckpoint
-from bench.config import ModelConfig, OptimConfig, TrainConfig, compose_run
+from bench.config import ConfigError, ModelConfig, OptimConfig, TrainConfig, compose_run
 from bench.data.batches import TrainBatches
 from bench.data.shards import Stream
 from bench.results import ROOT
@@ -127,6 +127,33 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
     assert [loss for _, loss in found] == pytest.approx([loss for _, loss in expected], rel=1e-5)
     for p, q in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-3 * 1e-2)  # a thousandth of a step of AdamW
+
+
+GRAPHED = {"ttt_linear": "triton", "ttt_mlp": "triton", "transformer": "reference", "mamba": "reference"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("model", GRAPHED)
+def test_a_graph_trains_as_its_calls_do(model: str, compiled: bool, tmp_path: Path) -> None:
+    """Micro-batches of 3, 3 and 2, of which the last is no graph's; a last batch of 3 and 1."""
+    curves, lms = [], []
+    for graph in (False, True):
+        torch.compiler.reset()
+        torch.manual_seed(0)
+        config = replace(config_of(model), impl=GRAPHED[model])
+        lm = build_lm(config, Size(width=64, layers=2, heads=2, ffn=48), VOCAB).to("cuda")
+        how = TrainConfig(micro_batch=3, compile=compiled, graph=graph)
+        lms.append(lm.train_in(torch.bfloat16, compiled=compiled))
+        curves.append(train(lm, steps_of(5), periodic(), optim(), tmp_path / f"{graph}", how=how).curve)
+    assert [loss for _, loss in curves[0]] == pytest.approx([loss for _, loss in curves[1]], rel=1e-4)
+    for p, q in zip(*(lm.parameters() for lm in lms), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-2 * 1e-2)  # a hundredth of a step of AdamW
+
+
+def test_a_graph_is_for_one_gpu(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train.graph=true wants a GPU, not device.type=cpu; leave it out"):
+        train(new_lm("transformer"), steps_of(2), periodic(), optim(), tmp_path / "c", how=TrainConfig(graph=True))
 
 
 def test_a_target_that_is_not_scored_weighs_nothing() -> None:
