@@ -197,16 +197,17 @@ def _learns(where: str, series: str, change: Interval) -> Finding:
 
 
 def _of_search(data: Data) -> Iterator[Finding]:
-    """The learning rate with the lowest training loss, and the one that was chosen."""
+    """The learning rate with the lowest loss, and the one that was chosen."""
     table = learning_rates.rows(data)
     chosen = {series_of(run): run.config["optim"].get("searched", {}).get(run.config["model"]["name"]) for run in data.runs}
-    for (series, size, budget), part in groups(table, ["series", "size", "budget"]) if len(table) else []:
+    for (series, size, context, budget), part in groups(table, ["series", *learning_rates.PLACE]) if len(table) else []:
         losses = part.groupby("lr").value.mean()
         answer = f"{digits(float(str(losses.idxmin())))}, with {digits(losses.min(), 4)} nat/token."
         if (rate := chosen[series]) in losses.index and rate != losses.idxmin():
             answer += f" Used: {digits(rate)}, {losses[rate] / losses.min() - 1:.2%} above."
-        where = f"{look_of(series).label}, {size}, {budget}"
-        yield Finding("Which learning rate gives the lowest training loss?", where, answer, "no interval", (series,))
+        where = f"{look_of(series).label}, {size}, {digits(budget)} FLOP, train context {context:,.0f}"
+        loss = learning_rates.SEEN[part.metric.iloc[0]]
+        yield Finding(f"Which learning rate gives the lowest {loss}?", where, answer, "no interval", (series,))
 
 
 FOUND: dict[str, Callable[[Data], Iterator[Finding]]] = {
