@@ -432,7 +432,7 @@ def identity(run: RunConfig) -> dict[str, Any]:
 def _at(node: Any, path: str) -> Any:
     """What stands at ``path``; None where its parent is None, or has no such part."""
     for part in path.split("."):
-        node = None if node is None else node.get(part)
+        node = node.get(part) if isinstance(node, dict) else None
     return node
 
 

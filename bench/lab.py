@@ -56,7 +56,7 @@ class Lab:
 
     def new_lm(self) -> LM:
         """The model with the random weights that the seed gives, cast to the dtype that it computes in."""
-        return self._random_lm().cast(self.dtype)
+        return self._random_lm().cast(self.dtype).unite()
 
     def lm_to_train(self, how: TrainConfig) -> LM:
         """The same with weights in float32 at least, which train in that dtype, or those of the first stage.

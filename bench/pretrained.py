@@ -58,7 +58,7 @@ def load_pretrained(
         known = f"{folder} does not say its tokenizer, only that it knows {held.architecture.vocab:,} tokens"
         raise DataError(f"{known}; name one or its file: --tokenizer NAME|FILE, or tokenizer=…")
     found = fitting_tokenizer(name, held)
-    return Pretrained(folder.resolve().name, held.lm.to(device).cast(dtype), found, held.train_context)
+    return Pretrained(folder.resolve().name, held.lm.to(device).cast(dtype).unite(), found, held.train_context)
 
 
 def read_model(path: Path, impl: str | None = None) -> Checkpoint:

@@ -8,7 +8,7 @@ from kernels.attention import OP
 from kernels.attention.reference import Cache
 from models import cost
 from models.cost import Convention, Cost, Phase
-from models.layers import Rope, linear, rotate
+from models.layers import Rope, linear, products, rotate
 from models.mixer import Mixer, Size
 
 # Tokens of the longest sequence: how far the rotary tables go.
@@ -25,8 +25,11 @@ class Attention(Mixer):
         self.op = OP.load(impl)
         self.q, self.k, self.v, self.o = (linear(size.width, size.width) for _ in range(4))
 
-    def _views(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (proj(x).unflatten(-1, (self.heads, self.head_dim)) for proj in (self.q, self.k, self.v))
+    def parallel(self) -> list[Tensor]:
+        return [self.q.weight, self.k.weight, self.v.weight]
+
+    def _views(self, x: Tensor, position: Tensor, united: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (y.unflatten(-1, (self.heads, self.head_dim)) for y in products(x, self.parallel(), united))
         tables = self.rope(position, x.dtype)
         return rotate(q, tables), rotate(k, tables), v
 
@@ -55,7 +58,7 @@ class Attention(Mixer):
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"], state: Cache) -> Float[Tensor, "B D"]:
-        return self.o(self.op.step(*self._views(x, state.position), state).flatten(1))
+        return self.o(self.op.step(*self._views(x, state.position, self.united), state).flatten(1))
 
     def cost(self, phase: Phase, context: int, convention: Convention) -> Cost:
         width, element = self.heads * self.head_dim, self.k.weight.element_size()

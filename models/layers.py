@@ -4,6 +4,7 @@ They compute in the dtype of their input, to which they cast their parameters, s
 Not by autocast, which makes residuals, norms and rotated q, k float32: twice the bytes, and other numbers than inference.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -33,6 +34,29 @@ def linear(inputs: int, outputs: int, std: float = 0.02) -> Linear:
     return layer
 
 
+@torch.no_grad()
+def side_by_side(weights: Sequence[Tensor]) -> Float[Tensor, "O D"]:
+    """Their rows in one tensor, of which each becomes a part; as many as keep rows of a product aligned."""
+    rows = sum(len(weight) for weight in weights)
+    united = weights[0].new_zeros(-(-rows // 64) * 64, weights[0].shape[1])
+    parts = united.split([*map(len, weights), len(united) - rows])
+    for weight, part in zip(weights, parts, strict=False):
+        weight.data = part.copy_(weight)
+    return united
+
+
+def products(
+    x: Float[Tensor, "*batch D"], weights: Sequence[Tensor], united: Float[Tensor, "O D"] | None
+) -> list[Float[Tensor, "*batch _"]]:
+    """x W' for each W [O, D], by one product where they lie side by side: of few tokens, whose time is that of reading W.
+
+    Parts of it are not contiguous. Gradients are those of each W, so that where they are wanted each has its own product.
+    """
+    if united is None or torch.is_grad_enabled():
+        return [product(x, weight.to(x.dtype)) for weight in weights]
+    return list(product(x, united).split([*map(len, weights), len(united) - sum(map(len, weights))], dim=-1)[: len(weights)])
+
+
 class RMSNorm(nn.Module):
     """x / rms(x), in float32 at least; the weight multiplies after the cast back (as Llama)."""
 
@@ -53,8 +77,12 @@ class SwiGLU(Stateless):
         self.gate, self.up = linear(size.width, size.ffn), linear(size.width, size.ffn)
         self.down = linear(size.ffn, size.width)
 
+    def parallel(self) -> list[Tensor]:
+        return [self.gate.weight, self.up.weight]
+
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.down(silu(self.gate(x)) * self.up(x))
+        gate, up = products(x, self.parallel(), self.united)
+        return self.down(silu(gate) * up)
 
     def cost(self, phase: Phase, context: int, convention: Convention) -> Cost:
         ffn, width = self.gate.weight.shape

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models import cost
 from models.cost import Convention, Cost, Phase, sequence_cost
-from models.layers import Linear, RMSNorm
+from models.layers import Linear, RMSNorm, side_by_side
 from models.mixer import Mixer, Size, State
 
 MixerFactory = Callable[[Size], Mixer]
@@ -102,6 +102,16 @@ class LM(nn.Module):
         kept = {id(p) for mixer in self.mixers for p in mixer.kept_wide()}
         for p in self.parameters():
             p.data = p.data.to(torch.promote_types(dtype, torch.float32) if id(p) in kept else dtype)
+        return self
+
+    def unite(self, other: "LM | None" = None) -> "LM":
+        """Puts ``Mixer.parallel`` weights side by side, for steps, in place; not to be moved to another device or dtype then.
+
+        other: has the same parameters, and did so already.
+        """
+        for mixer, twin in zip(self.mixers, (other or self).mixers, strict=True):
+            weights = mixer.parallel()
+            mixer.united = twin.united if other else side_by_side(weights) if weights else None
         return self
 
     def train_in(self, dtype: torch.dtype, *, recompute: bool = False, compiled: bool = False) -> "LM":

@@ -55,7 +55,14 @@ class Mixer(nn.Module, ABC):
     """Maps a sequence to a sequence, causally. Three ways to run it, one result.
 
     A subclass is built as ``Mixer(size, **options)``; ``conf/model`` names it and gives the options.
+    united: ``parallel`` weights side by side, of which they are parts; None: each lies where it likes.
     """
+
+    united: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("united", None, persistent=False)
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
@@ -93,6 +100,10 @@ class Mixer(nn.Module, ABC):
 
     def kept_wide(self) -> list[nn.Parameter]:
         """Parameters whose operation sees them in float32 where all else is 16-bit; every other one it sees as its input."""
+        return []
+
+    def parallel(self) -> list[Tensor]:
+        """Weights [O, D] of products of the same input, which a step may have as one."""
         return []
 
     def parameter_bytes(self) -> int:

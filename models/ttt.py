@@ -23,7 +23,7 @@ from kernels.ttt.flops import token_flops
 from kernels.ttt.reference import inner_loss
 from models import cost
 from models.cost import Convention, Cost, Phase, sequence_cost
-from models.layers import CausalConv, Rope, linear, rotate
+from models.layers import CausalConv, Rope, linear, products, rotate
 from models.mixer import Mixer, Size, state_bytes
 
 OPS = {"linear": ttt_linear.OP, "mlp": ttt_mlp.OP}
@@ -110,24 +110,34 @@ class TTT(Mixer):
 
         rho is in the dtype of the bias of the gate, the others in that of x.
         """
-        q = self.q(x)
-        if self.is_gated:
-            shared = q
-            before = None if begins else past
+        q, v, *rate = products(x, [self.q.weight, self.v.weight, *self._rate_weight()], None)
+        return self._views(q, None if self.is_gated else self.k(x), v, rate, position, past, begins)
+
+    def _views(
+        self, q: Tensor, k: Tensor | None, v: Tensor, rate: list[Tensor], position: Tensor, past: Tensor | None, begins: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``views``, from products; without k, q is what the two convolutions tell apart."""
+        if k is None:
+            shared, before = q, None if begins else past
             q, k = self.conv_q(shared, before), self.conv_k(shared, before)
             if past is not None:
                 advance(past, shared)
-        else:
-            k = self.k(x)
-        q, k, v = (y.unflatten(-1, (self.heads, self.head_dim)) for y in (q, k, self.v(x)))
-        tables = self.rope(position % self.mini_batch, x.dtype)
-        return rotate(q, tables), rotate(k, tables), v, self._gates(x)
+        q, k, v = (y.unflatten(-1, (self.heads, self.head_dim)) for y in (q, k, v))
+        tables = self.rope(position % self.mini_batch, q.dtype)
+        return rotate(q, tables), rotate(k, tables), v, self._gates(q, *rate)
 
-    def _gates(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H"]:
-        if not self.learned_rate:
-            return x.new_full((*x.shape[:2], self.heads), self.base_lr, dtype=self.norm_weight.dtype)
+    def _gates(self, q: Float[Tensor, "B T H F"], rate: Float[Tensor, "B T H"] | None = None) -> Float[Tensor, "B T H"]:
+        if rate is None:
+            return q.new_full(q.shape[:3], self.base_lr, dtype=self.norm_weight.dtype)
         rho = (self.lr_scale if self.training else 1.0) * self.base_lr / self.head_dim
-        return rho * torch.sigmoid(x @ self.lr_weight.to(x.dtype).T + self.lr_bias)
+        return rho * torch.sigmoid(rate + self.lr_bias)
+
+    def _rate_weight(self) -> list[Tensor]:
+        return [self.lr_weight] if self.learned_rate else []
+
+    def parallel(self) -> list[Tensor]:
+        other = self.gate if self.is_gated else self.k
+        return [self.q.weight, self.v.weight, other.weight, *self._rate_weight()]
 
     def token_rates(self) -> Float[Tensor, " C"]:
         """tau."""
@@ -136,15 +146,19 @@ class TTT(Mixer):
         count = torch.arange(1, self.mini_batch + 1, device=self.token_factor.device)
         return (1 / count.to(self.token_factor.dtype) + self.token_factor).clamp_min(0)
 
-    def _output(self, mixed: Float[Tensor, "*B H F"], x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        norm = self.post_norm
-        y = layer_norm(mixed.flatten(-2), norm.normalized_shape, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)
-        return self.o(y * gelu(self.gate(x), approximate="tanh") if self.is_gated else y)
+    def _output(self, mixed: Float[Tensor, "*B H F"], gate: Float[Tensor, "*B D"] | None) -> Float[Tensor, "*B D"]:
+        norm, mixed = self.post_norm, mixed.flatten(-2)
+        weight, bias = norm.weight.to(mixed.dtype), norm.bias.to(mixed.dtype)
+        y = layer_norm(mixed, norm.normalized_shape, weight, bias, norm.eps)
+        return self.o(y if gate is None else y * gelu(gate, approximate="tanh"))
+
+    def _gate(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"] | None:
+        return self.gate(x) if self.is_gated else None
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         views = self.views(x, torch.arange(x.shape[1], device=x.device))
         weights, biases = tuple(self.inner_weights), tuple(self.inner_biases)
-        return self._output(self.op.forward(*views, self.token_rates(), weights, biases, self.norm), x)
+        return self._output(self.op.forward(*views, self.token_rates(), weights, biases, self.norm), self._gate(x))
 
     def init_state(self, batch: int, max_len: int) -> TTTState:
         weights, biases = tuple(self.inner_weights), tuple(self.inner_biases)
@@ -162,12 +176,14 @@ class TTT(Mixer):
         return self._prefill(self.views(x, position, state.past, begins=False), x, state)
 
     def _prefill(self, views: tuple[Tensor, ...], x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
-        return self._output(self.op.prefill(*views, self.token_rates(), self.norm, state.inner), x)
+        return self._output(self.op.prefill(*views, self.token_rates(), self.norm, state.inner), self._gate(x))
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"], state: TTTState) -> Float[Tensor, "B D"]:
-        views = (y[:, 0] for y in self.views(x[:, None], state.inner.position[:, None], state.past, begins=False))
-        return self._output(self.op.step(*views, self.token_rates(), self.norm, state.inner), x)
+        q, v, other, *rate = products(x[:, None], self.parallel(), self.united)
+        k, gate = (None, other[:, 0]) if self.is_gated else (other, None)
+        views = (y[:, 0] for y in self._views(q, k, v, rate, state.inner.position[:, None], state.past, begins=False))
+        return self._output(self.op.step(*views, self.token_rates(), self.norm, state.inner), gate)
 
     @torch.no_grad()
     def inner_losses(self, x: Float[Tensor, "B T D"]) -> dict[str, Float[Tensor, "B T H"]]:

@@ -102,7 +102,8 @@ class Roster:
                 for path, parameter in other.named_parameters(remove_duplicate=False):
                     module, _, leaf = path.rpartition(".")
                     made.get_submodule(module).register_parameter(leaf, parameter)
-            models[impl] = made
+                made.unite(other)
+            models[impl] = made if models else made.unite()
         return models[impl]
 
     def wide(self, name: str) -> LM:
@@ -124,6 +125,12 @@ class Roster:
                 self._move(other, torch.device("cpu"))
 
     def _move(self, name: str, device: torch.device) -> None:
-        for lm in list(self._models.get(name, {}).values())[:1]:
+        models = list(self._models.get(name, {}).values())
+        for lm in models[:1]:
+            if lm.embedding.weight.device.type == device.type:
+                return
             for parameter in lm.parameters():
                 parameter.data = parameter.data.to(device)
+            lm.unite()
+        for lm in models[1:]:
+            lm.unite(models[0])

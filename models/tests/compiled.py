@@ -21,7 +21,7 @@ def largest_error(name: str, impl: str, backend: str) -> float:
     torch.manual_seed(0)
     compiled, eager = (build_model(name, SIZE, VOCAB, impl=which).eval() for which in (impl, "reference"))
     eager.load_state_dict(compiled.state_dict())
-    compiled.compile_inference(backend)
+    compiled.unite().compile_inference(backend)
     found = []
     for batch, length in ((3, 5), (4, 18)):
         tokens = torch.randint(VOCAB, (batch, length + STEPS))

@@ -56,6 +56,23 @@ def advanced(model: LM, tokens: Int[Tensor, "1 T"], lengths: list[int], whole: F
     return merged
 
 
+def test_weights_side_by_side_give_the_same_steps_and_gradients(model: LM) -> None:
+    tokens = draw()
+    model.nll(tokens[:, :-1], tokens[:, 1:]).sum().backward()
+    before = {name: (p.detach().clone(), p.grad) for name, p in model.named_parameters()}
+    model.zero_grad()
+    model.unite()
+    model.nll(tokens[:, :-1], tokens[:, 1:]).sum().backward()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close((p.detach(), p.grad), before[name], rtol=0, atol=0)
+    other = {name: value * 1.5 for name, value in model.state_dict().items()}
+    assert other.keys() == model.state_dict().keys()
+    for state in (model.state_dict(), other):  # what is loaded later is what steps read
+        model.load_state_dict(state)
+        with torch.no_grad():
+            assert_same(steps(model, tokens, model.init_state(2, LENGTH)), model(tokens))
+
+
 @torch.no_grad()
 def test_prefill_then_steps_at_every_split(model: LM) -> None:
     """Rows that have read 0 to 37 tokens at once go on together, by 37 steps; each as the whole sequence alone."""
