@@ -12,7 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from bench.config import CONF, ConfigError, RunConfig, parse, register
+from bench.compose import register
+from bench.config import CONF, ConfigError, RunConfig, parse
 from bench.display import shown
 from bench.overrides import check_keys
 from bench.progress import Board, Job, Message, label_of

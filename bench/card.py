@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from bench.build import Prepared, prepare
-from bench.config import RunConfig, compose_run
+from bench.compose import compose_run
+from bench.config import RunConfig
 from bench.errors import EXPECTED
 from bench.overrides import check_keys, expand
 from models.mixer import state_bytes

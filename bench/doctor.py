@@ -17,7 +17,8 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 import yaml
 from packaging.requirements import Requirement
 
-from bench.config import CONF, ConfigError, RunConfig, compose_runs
+from bench.compose import compose_runs
+from bench.config import CONF, ConfigError, RunConfig
 from bench.data import DataError
 from bench.data.sources import check_here
 from bench.results import ROOT

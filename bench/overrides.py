@@ -13,7 +13,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from bench.config import ConfigError, RunConfig, conf
+from bench.compose import conf
+from bench.config import ConfigError, RunConfig
 
 
 def check_keys(overrides: Sequence[str]) -> None:

@@ -19,7 +19,8 @@ import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from bench.config import CONF, ConfigError, RunConfig, compose_runs, identity
+from bench.compose import compose_runs
+from bench.config import CONF, ConfigError, RunConfig, identity
 from bench.display import shown
 from bench.overrides import check_keys, expand
 from bench.pool import Pool

@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from bench.config import CONF, ConfigError, RunConfig, compose_runs, identity
+from bench.compose import compose_runs
+from bench.config import CONF, ConfigError, RunConfig, identity
 from bench.overrides import check_keys, expand
 from bench.results import Run, hash_of, read_runs
 

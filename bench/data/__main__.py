@@ -6,7 +6,8 @@
 import argparse
 import sys
 
-from bench.config import ConfigError, DataConfig, compose_run
+from bench.compose import compose_run
+from bench.config import ConfigError, DataConfig
 from bench.data import DataError
 from bench.data.batches import TrainBatches
 from bench.data.corpus import Corpus

@@ -3,7 +3,8 @@
 import random
 from pathlib import Path
 
-from bench.config import CONF, RunConfig, compose_run
+from bench.compose import compose_run
+from bench.config import CONF, RunConfig
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 # Of models: those that measure operations are not tried with each of them.

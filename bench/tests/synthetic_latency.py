@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.config import compose_run
+from bench.compose import compose_run
 from bench.results import Coordinate, Manifest, Row, Run, hash_of
 
 CONTEXTS = (2048, 1024, 4096, 8192, 16384, 32768)

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.config import compose_runs
+from bench.compose import compose_runs
 from bench.report.build import READING, part_of
 from bench.report.spec import Report
 from bench.results import Run

@@ -7,7 +7,7 @@ import pytest
 
 from bench.budget import BudgetError
 from bench.build import Prepared, build_lm, prepare, size_of, sketch_lm
-from bench.config import compose_run
+from bench.compose import compose_run
 from bench.data.prepare import prepare as prepare_corpus
 from bench.tests.micro import MODELS, micro_run
 from models.mixer import Size, SizeError

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from bench.config import ConfigError, DataConfig, compose_run, identity
+from bench.compose import compose_run
+from bench.config import ConfigError, DataConfig, identity
 from bench.data import DataError
 from bench.data import prepare as preparation
 from bench.data.__main__ import main

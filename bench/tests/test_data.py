@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bench.config import compose_run
+from bench.compose import compose_run
 from bench.data import DataError
 from bench.data.batches import TrainBatches, context_windows, heldout_windows
 from bench.data.corpus import Corpus

@@ -9,7 +9,7 @@ import torch
 
 import models.lm
 from bench.build import build_lm
-from bench.config import compose_run
+from bench.compose import compose_run
 from bench.data.batches import Window, context_windows, heldout_windows
 from bench.data.shards import Document
 from bench.evaluate import bits_per_byte, clusters, window_nll

@@ -14,7 +14,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from bench.config import compose_runs
+from bench.compose import compose_runs
 from bench.figures import learning_rates, paper
 from bench.figures.data import Data
 from bench.figures.fairness_card import card_text

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench.config import DataConfig, compose_run
+from bench.compose import compose_run
+from bench.config import DataConfig
 from bench.data import DataError
 from bench.data.corpus import find_corpus, folder_of
 from bench.data.prepare import prepare

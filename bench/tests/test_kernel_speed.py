@@ -16,7 +16,8 @@ from matplotlib.collections import PathCollection
 from matplotlib.text import Text
 
 from bench.build import DTYPES
-from bench.config import RunConfig, compose_run, identity, run_id
+from bench.compose import compose_run
+from bench.config import RunConfig, identity, run_id
 from bench.experiments.kernel_speed import KernelSpeed, least_bytes, matmul_flops
 from bench.figures import __main__ as drawing
 from bench.figures.data import Data

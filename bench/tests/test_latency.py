@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench.config import ConfigError, RunConfig, compose_run, identity, run_id
+from bench.compose import compose_run
+from bench.config import ConfigError, RunConfig, identity, run_id
 from bench.hardware import is_out_of_memory
 from bench.latency.grid import Cell, cells
 from bench.latency.session import Prefill

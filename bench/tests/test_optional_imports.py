@@ -27,7 +27,8 @@ for package in (kernels, models, bench):
                 print(f"optional:{module.name}")
 
 from bench.build import sketch_lm, size_of
-from bench.config import CONF, compose_run
+from bench.compose import compose_run
+from bench.config import CONF
 
 for path in sorted(CONF.glob("*/*.yaml")):
     group = path.parent.name

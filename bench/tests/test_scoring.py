@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.build import build_lm, size_of
-from bench.config import compose_run
+from bench.compose import compose_run
 from bench.scoring import GRAIN, Tokens, generate, score
 from bench.tests.micro import MODELS
 from models.lm import LM

@@ -8,7 +8,8 @@ import torch
 
 from bench.budget import BudgetError
 from bench.build import prepare
-from bench.config import compose_run, identity, run_id
+from bench.compose import compose_run
+from bench.config import identity, run_id
 from bench.lab import Lab
 from bench.results import hash_of, open_run, read_run
 from bench.run import describe, execute

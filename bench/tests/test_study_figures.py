@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from bench.config import compose_run, compose_runs
+from bench.compose import compose_run, compose_runs
 from bench.figures.data import Data
 from bench.figures.index import ABLATION_FIGURES, STUDY_FIGURES, figures_of
 from bench.figures.paper import TABLE_1

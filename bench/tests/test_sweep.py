@@ -12,7 +12,8 @@ import pytest
 
 from bench import __main__ as command
 from bench import status
-from bench.config import CONF, ConfigError, identity, register
+from bench.compose import register
+from bench.config import CONF, ConfigError, identity
 from bench.overrides import check_keys
 from bench.results import ROOT, hash_of, read_manifest, read_run
 from bench.run import describe, execute

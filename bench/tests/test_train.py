@@ -18,7 +18,8 @@ import torch
 from bench.budget import Plan, plan
 from bench.build import build_lm
 from bench.checkpoints import CorruptCheckpoint
-from bench.config import ConfigError, ModelConfig, OptimConfig, TrainConfig, compose_run
+from bench.compose import compose_run
+from bench.config import ConfigError, ModelConfig, OptimConfig, TrainConfig
 from bench.data.batches import TrainBatches
 from bench.data.shards import Stream
 from bench.results import ROOT

@@ -7,7 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench.config import ConfigError, TrackingConfig, compose_run
+from bench.compose import compose_run
+from bench.config import ConfigError, TrackingConfig
 from bench.figures.__main__ import runs_of
 from bench.results import PUBLISHED, ROOT, CorruptResults
 from bench.tier import load_tier, tier_names

@@ -11,8 +11,8 @@ import kernels
 
 ROOT = Path(__file__).parents[2]
 TORCHLESS = (
-    *("config", "results", "standing", "survey", "sweep", "compare", "secrets", "budget", "stats", "figures", "report"),
-    *("progress", "display", "tracking"),
+    *("config", "compose", "results", "standing", "survey", "sweep", "compare", "secrets", "budget", "stats", "figures"),
+    *("report", "progress", "display", "tracking"),
 )
 FORBIDDEN = {"kernels/**/*.py": {"models", "bench"}, "models/**/*.py": {"bench"}}
 FORBIDDEN |= {f"bench/{name}*{rest}.py": {"torch", "kernels", "models"} for name in TORCHLESS for rest in ("", "/**/*")}
