@@ -6,9 +6,10 @@ from torch import Tensor
 
 from kernels.attention import OP
 from kernels.attention.reference import Cache
+from kernels.rotary import rotate
 from models import cost
 from models.cost import Convention, Cost, Phase
-from models.layers import Rope, linear, products, rotate
+from models.layers import Rope, linear, products
 from models.mixer import Mixer, Size
 
 # Tokens of the longest sequence: how far the rotary tables go.

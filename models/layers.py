@@ -1,4 +1,4 @@
-"""Small parts that several layers share: linear maps, RMSNorm, SwiGLU, rotary embedding, causal convolution.
+"""Small parts that several layers share: linear maps, RMSNorm, SwiGLU, tables of rotary embedding, causal convolution.
 
 They compute in the dtype of their input, to which they cast their parameters, so that float32 parameters train in bfloat16.
 Not by autocast, which makes residuals, norms and rotated q, k float32: twice the bytes, and other numbers than inference.
@@ -122,15 +122,6 @@ class Rope(nn.Module):
         near, far = position % self.STEP, position // self.STEP
         a, b, c, d = self.cos[near], self.sin[near], self.far_cos[far], self.far_sin[far]
         return (a * c - b * d).to(dtype), (b * c + a * d).to(dtype)
-
-
-def rotate(
-    x: Float[Tensor, "*batch H F"], tables: tuple[Float[Tensor, "*tables G"], Float[Tensor, "*tables G"]]
-) -> Float[Tensor, "*batch H F"]:
-    """Rotates dims 2m and 2m + 1 together (interleaved, as EasyLM): (u cos - v sin, u sin + v cos). arXiv 2104.09864."""
-    cos, sin = (t[..., None, :] for t in tables)
-    u, v = x[..., ::2], x[..., 1::2]
-    return torch.stack((u * cos - v * sin, u * sin + v * cos), dim=-1).flatten(-2)
 
 
 class CausalConv(nn.Module):

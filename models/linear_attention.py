@@ -17,10 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import elu, layer_norm
 
+from kernels.rotary import rotate
 from models import cost
 from models.attention import LONGEST
 from models.cost import Convention, Cost, Phase, sequence_cost
-from models.layers import Rope, linear, rotate
+from models.layers import Rope, linear
 from models.mixer import Mixer, Size, state_bytes
 
 

@@ -7,6 +7,7 @@ Two backbones (section 2.6, figure 13): "transformer" projects q and k apart; "m
 by two short convolutions, and gates the output. The block-level convolution is models/short_conv.py.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -18,14 +19,16 @@ from torch.nn.functional import gelu, layer_norm
 
 from kernels import ttt_linear, ttt_mlp
 from kernels.causal_conv.reference import advance
-from kernels.ttt import InnerState, LayerNorm
+from kernels.rotary import rotate
+from kernels.ttt import InnerState, LayerNorm, reference
 from kernels.ttt.flops import token_flops
 from kernels.ttt.reference import inner_loss
 from models import cost
 from models.cost import Convention, Cost, Phase, sequence_cost
-from models.layers import CausalConv, Rope, linear, products, rotate
+from models.layers import CausalConv, Rope, linear, products
 from models.mixer import Mixer, Size, state_bytes
 
+Views = tuple[Float[Tensor, "B T H F"], Float[Tensor, "B T H F"], Float[Tensor, "B T H F"], Float[Tensor, "B T H"]]
 OPS = {"linear": ttt_linear.OP, "mlp": ttt_mlp.OP}
 
 
@@ -97,34 +100,44 @@ class TTT(Mixer):
         """The inner layer norm."""
         return LayerNorm(self.norm_weight, self.norm_bias, self.eps)
 
-    def views(
-        self,
-        x: Float[Tensor, "B T D"],
-        position: Int[Tensor, "*B T"],
-        past: Float[Tensor, "B S D"] | None = None,
-        begins: bool = True,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """q, k, v [B, T, H, F] and the gate rho [B, T, H] of tokens at ``position``; ``past`` is advanced in place.
+    def views(self, x: Float[Tensor, "B T D"]) -> Views:
+        """q, k, v [B, T, H, F], in the dtype of x, and the gate rho [B, T, H], in that of its bias, of whole sequences."""
+        return self._views(reference.views, *self._products(x))
 
-        begins: they are the first tokens, so that ``past`` is not read.
-
-        rho is in the dtype of the bias of the gate, the others in that of x.
-        """
+    def _products(self, x: Float[Tensor, "B T D"]) -> tuple[Tensor, Tensor | None, Tensor, list[Tensor]]:
+        """q (or what q and k share), k (or None), v, and what moves rho."""
         q, v, *rate = products(x, [self.q.weight, self.v.weight, *self._rate_weight()], None)
-        return self._views(q, None if self.is_gated else self.k(x), v, rate, position, past, begins)
+        return q, None if self.is_gated else self.k(x), v, rate
 
     def _views(
-        self, q: Tensor, k: Tensor | None, v: Tensor, rate: list[Tensor], position: Tensor, past: Tensor | None, begins: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``views``, from products; without k, q is what the two convolutions tell apart."""
+        self,
+        convolved: Callable[..., tuple[Tensor, Tensor]],
+        q: Float[Tensor, "B T D"],
+        k: Float[Tensor, "B T D"] | None,
+        v: Float[Tensor, "B T D"],
+        rate: list[Tensor],
+        past: Float[Tensor, "B S D"] | None = None,
+        start: Int[Tensor, " B"] | None = None,
+    ) -> Views:
+        """``views`` from products, of tokens after ``past`` at positions from ``start`` on; None: of the first."""
         if k is None:
-            shared, before = q, None if begins else past
-            q, k = self.conv_q(shared, before), self.conv_k(shared, before)
-            if past is not None:
-                advance(past, shared)
-        q, k, v = (y.unflatten(-1, (self.heads, self.head_dim)) for y in (q, k, v))
-        tables = self.rope(position % self.mini_batch, q.dtype)
-        return rotate(q, tables), rotate(k, tables), v, self._gates(q, *rate)
+            tables = self.rope(torch.arange(self.mini_batch, device=q.device), q.dtype)
+            q, k = convolved(q, self.conv_q.parameters_in(q.dtype), self.conv_k.parameters_in(q.dtype), tables, past, start)
+        else:
+            position = torch.arange(q.shape[1], device=q.device) + (0 if start is None else start[:, None])
+            tables = self.rope(position % self.mini_batch, q.dtype)
+            q, k = (rotate(y.unflatten(-1, (self.heads, self.head_dim)), tables) for y in (q, k))
+        return q, k, v.unflatten(-1, (self.heads, self.head_dim)), self._gates(q, *rate)
+
+    def _further(
+        self, q: Tensor, k: Tensor | None, v: Tensor, rate: list[Tensor], state: TTTState, *, begins: bool = False
+    ) -> Views:
+        """``_views`` of tokens that follow ``state``, whose convolutions have read them then. begins: they are the first."""
+        before = (None, None) if begins else (state.past, state.inner.position)
+        views = self._views(self.op.views, q, k, v, rate, *before)
+        if state.past is not None:
+            advance(state.past, q)
+        return views
 
     def _gates(self, q: Float[Tensor, "B T H F"], rate: Float[Tensor, "B T H"] | None = None) -> Float[Tensor, "B T H"]:
         if rate is None:
@@ -156,9 +169,8 @@ class TTT(Mixer):
         return self.gate(x) if self.is_gated else None
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        views = self.views(x, torch.arange(x.shape[1], device=x.device))
         weights, biases = tuple(self.inner_weights), tuple(self.inner_biases)
-        return self._output(self.op.forward(*views, self.token_rates(), weights, biases, self.norm), self._gate(x))
+        return self._output(self.op.forward(*self.views(x), self.token_rates(), weights, biases, self.norm), self._gate(x))
 
     def init_state(self, batch: int, max_len: int) -> TTTState:
         weights, biases = tuple(self.inner_weights), tuple(self.inner_biases)
@@ -167,22 +179,20 @@ class TTT(Mixer):
 
     @torch.no_grad()
     def begin(self, x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
-        position = torch.arange(x.shape[1], device=x.device)
-        return self._prefill(self.views(x, position, state.past), x, state)
+        return self._prefill(self._further(*self._products(x), state, begins=True), x, state)
 
     @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
-        position = state.inner.position[:, None] + torch.arange(x.shape[1], device=x.device)
-        return self._prefill(self.views(x, position, state.past, begins=False), x, state)
+        return self._prefill(self._further(*self._products(x), state), x, state)
 
-    def _prefill(self, views: tuple[Tensor, ...], x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
+    def _prefill(self, views: Views, x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
         return self._output(self.op.prefill(*views, self.token_rates(), self.norm, state.inner), self._gate(x))
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"], state: TTTState) -> Float[Tensor, "B D"]:
         q, v, other, *rate = products(x[:, None], self.parallel(), self.united)
         k, gate = (None, other[:, 0]) if self.is_gated else (other, None)
-        views = (y[:, 0] for y in self._views(q, k, v, rate, state.inner.position[:, None], state.past, begins=False))
+        views = (y[:, 0] for y in self._further(q, k, v, rate, state))
         return self._output(self.op.step(*views, self.token_rates(), self.norm, state.inner), gate)
 
     @torch.no_grad()
@@ -194,7 +204,7 @@ class TTT(Mixer):
         """
         if x.shape[1] % self.mini_batch:
             raise ValueError(f"{x.shape[1]} tokens are not whole mini-batches of {self.mini_batch}; cut the rest")
-        q, k, v, rho = self.views(x, torch.arange(x.shape[1], device=x.device))
+        q, k, v, rho = self.views(x)
         state = self.init_state(x.shape[0], x.shape[1]).inner
         start = tuple(w.clone() for w in state.dense()), tuple(b.clone() for b in state.biases)
         found: dict[str, list[Tensor]] = {"w0": [], "before": [], "after": []}

@@ -15,18 +15,41 @@ The arithmetic is float32, or float64 where q or the weights are.
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from kernels.causal_conv.reference import convolve
 from kernels.opaque import opaque
+from kernels.rotary import rotate
 from kernels.ttt.state import InnerState, LayerNorm
 
 Tensors = tuple[Tensor, ...]
+Convolution = tuple[Float[Tensor, "E 1 K"], Float[Tensor, " E"]]
 
 
 def init_state(weights: Tensors, biases: Tensors, batch: int, mini_batch: int, dtype: torch.dtype) -> InnerState:  # noqa: ARG001
     """The state before the first token, exact whatever the ``dtype`` of activations."""
     return InnerState.fresh(weights, biases, batch, mini_batch)
+
+
+def views(
+    x: Float[Tensor, "B T E"],
+    conv_q: Convolution,
+    conv_k: Convolution,
+    tables: tuple[Float[Tensor, "C G"], Float[Tensor, "C G"]],
+    past: Float[Tensor, "B S E"] | None = None,
+    start: Int[Tensor, " B"] | None = None,
+) -> tuple[Float[Tensor, "B T H F"], Float[Tensor, "B T H F"]]:
+    """q and k of the Mamba backbone, of tokens that share ``x``: convolved, then rotated by their place in the mini-batch.
+
+    F = 2 G.
+    conv_q, conv_k: weight [E 1 K] and bias [E]. tables: cos and sin of each place. past, start: the S = K - 1 inputs before,
+    left as they are, and the position of each row; None: the tokens are the first.
+    """
+    position = torch.arange(x.shape[1], device=x.device) + (0 if start is None else start[:, None])
+    cos, sin = (table[position % len(table)] for table in tables)
+    q, k = (convolve(x, *conv, past).unflatten(-1, (-1, 2 * cos.shape[-1])) for conv in (conv_q, conv_k))
+    return rotate(q, (cos, sin)), rotate(k, (cos, sin))
 
 
 def forward(

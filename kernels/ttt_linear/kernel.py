@@ -13,6 +13,7 @@ from torch import Tensor
 from kernels.ttt.flops import register_flops
 from kernels.ttt.launch import CHUNK, PRECISION, Tiles, gradient_scale, multiprocessors, operand_dtype, triton_dtype
 from kernels.ttt.state import InnerState, LayerNorm
+from kernels.ttt.views import views
 from kernels.ttt_linear import backward as grad
 from kernels.ttt_linear.chain import chain
 from kernels.ttt_linear.chunks import answer
@@ -20,7 +21,7 @@ from kernels.ttt_linear.step import step
 
 Tensors = tuple[Tensor, ...]
 
-__all__ = ["forward", "init_state", "prefill", "step"]
+__all__ = ["forward", "init_state", "prefill", "step", "views"]
 
 
 def init_state(weights: Tensors, biases: Tensors, batch: int, mini_batch: int, dtype: torch.dtype) -> InnerState:

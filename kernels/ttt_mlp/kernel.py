@@ -12,13 +12,14 @@ from torch import Tensor
 from kernels.ttt.flops import register_flops
 from kernels.ttt.launch import CHUNK, gradient_scale, operand_dtype
 from kernels.ttt.state import InnerState, LayerNorm, split_weight
+from kernels.ttt.views import views
 from kernels.ttt_mlp import tiled_chain
 from kernels.ttt_mlp.forward import Forward, chunk_weights, start
 from kernels.ttt_mlp.launch import IN_REGISTERS, tiles_of
 from kernels.ttt_mlp.panels import Backward
 from kernels.ttt_mlp.step import step
 
-__all__ = ["forward", "init_state", "prefill", "step"]
+__all__ = ["forward", "init_state", "prefill", "step", "views"]
 
 Tensors = tuple[Tensor, ...]
 

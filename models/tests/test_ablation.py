@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import elu
 
-from models.layers import Rope, rotate
+from kernels.rotary import rotate
+from models.layers import Rope
 from models.linear_attention import LinearAttention
 from models.lm import LM
 from models.mixer import Size
@@ -87,8 +88,7 @@ def test_a_fixed_rate_is_the_same_for_every_pair_and_no_parameter(name: str, min
     mixer, x = mixer_of(name, mini_batch=mini_batch)
     assert (mixer.mini_batch, mixer.learned_rate) == (mini_batch, False)
     assert not {"lr_weight", "lr_bias", "token_factor"} & {name for name, _ in mixer.named_parameters()}
-    position = torch.arange(x.shape[1])
-    q, k, v, _ = (y.transpose(1, 2) for y in mixer.views(x, position))
+    q, k, v, _ = (y.transpose(1, 2) for y in mixer.views(x))
 
     def f(y: Tensor, w: Tensor, b: Tensor) -> Tensor:
         normed = torch.nn.functional.layer_norm(y @ w + b, (4,), eps=mixer.eps)

@@ -1,0 +1,35 @@
+"""q and k by one kernel are what two convolutions and the rotation make, from any start."""
+
+import pytest
+import torch
+
+from kernels.causal_conv.reference import convolve
+from kernels.ttt.views import views
+
+
+def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    u, v = x[..., ::2], x[..., 1::2]
+    return torch.stack((u * cos - v * sin, u * sin + v * cos), dim=-1).flatten(-2)
+
+
+@pytest.mark.parametrize("taps", [2, 4])
+@pytest.mark.parametrize(("heads", "head_dim"), [(2, 16), (1, 24)])
+@pytest.mark.parametrize("length", [1, 33])
+@pytest.mark.parametrize("started", [False, True])
+def test_views_are_those_of_the_reference(taps: int, heads: int, head_dim: int, length: int, started: bool) -> None:
+    draw = torch.Generator().manual_seed(length)
+    width, batch, mini_batch = heads * head_dim, 2, 16
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def of(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=draw).to(device)
+
+    x = of(batch, length, width + 8)[..., 4:-4]  # its rows lie apart
+    convs = [(of(width, 1, taps), of(width)) for _ in range(2)]
+    tables = of(mini_batch, head_dim // 2), of(mini_batch, head_dim // 2)
+    past, start = (of(batch, taps - 1, width), torch.tensor([3, 21], device=device)) if started else (None, None)
+    position = torch.arange(length, device=device) + (0 if start is None else start[:, None])
+    places = [table[position % mini_batch][..., None, :] for table in tables]
+    for found, conv in zip(views(x, convs[0], convs[1], tables, past, start), convs, strict=True):
+        expected = rotated(convolve(x, *conv, past).unflatten(-1, (heads, head_dim)), *places)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
