@@ -16,7 +16,7 @@ from bench.compose import register
 from bench.config import CONF, ConfigError, RunConfig, parse
 from bench.display import shown
 from bench.overrides import check_keys
-from bench.progress import Board, Job, Message, label_of
+from bench.progress import Board, Job, Message, Unfinished, label_of
 from bench.results import write_atomic
 from bench.secrets import without_secrets
 from bench.sweep import run_cell
@@ -59,6 +59,9 @@ def _alone(run: RunConfig) -> None:
             else:
                 execute(run)
                 return
+    except Unfinished as stop:
+        print(f"partial: {stop}; the same command goes on")
+        return
     except EXPECTED as error:
         sys.exit(f"error: {error}")
     manifest = outcome.manifest

@@ -68,12 +68,16 @@ class Checkpoints:
         return about["step"], about["log"]
 
     def save_if_due(self, lm: LM, optimizer: torch.optim.Optimizer, step: int, log: Callable[[], Any]) -> None:
-        """Now and then, writes all that goes on after ``step`` steps. log: makes what JSON holds."""
+        """Now and then, ``save``."""
+        if told(lambda: time.monotonic() > self.due):
+            self.save(lm, optimizer, step, log)
+
+    def save(self, lm: LM, optimizer: torch.optim.Optimizer, step: int, log: Callable[[], Any]) -> None:
+        """Writes all that goes on after ``step`` steps. log: makes what JSON holds."""
         began = time.monotonic()
-        if told(lambda: began > self.due):
-            _write(self.folder / f"step-{step:09d}", lm, optimizer, {"of": self.of, "step": step, "log": log()}, self.how.keep)
-            ended = time.monotonic()
-            self.due = ended + self.every_s * max(1.0, (ended - began) / WRITTEN_WITHIN_S)
+        _write(self.folder / f"step-{step:09d}", lm, optimizer, {"of": self.of, "step": step, "log": log()}, self.how.keep)
+        ended = time.monotonic()
+        self.due = ended + self.every_s * max(1.0, (ended - began) / WRITTEN_WITHIN_S)
 
 
 def _write(final: Path, lm: LM, optimizer: torch.optim.Optimizer, about: Mapping[str, Any], keep: int) -> None:

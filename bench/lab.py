@@ -1,5 +1,7 @@
 """What an experiment may touch: its run, its models, its data, and the recorder of its rows."""
 
+import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,16 +22,13 @@ from bench.train import load
 from models.lm import LM
 
 
-class Unfinished(RuntimeError):
-    """A measurement stops with work left, for a reason that is no failure; its rows stay, and the next call goes on."""
-
-
 @dataclass
 class Lab:
     """One run at work.
 
     weights: where its trained model lies or will lie; None where its weights are random. here: the coordinates that an
     experiment has come to, for the row of a failure. start: weights that its training begins with; None: random ones.
+    until: the moment, of time.monotonic, that max_minutes allow.
     """
 
     run: RunConfig
@@ -38,6 +37,11 @@ class Lab:
     progress: Progress = silent
     start: Path | None = None
     here: At = field(default_factory=dict)
+    until: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        limit = self.run.max_minutes
+        self.until = math.inf if limit is None else time.monotonic() + 60 * limit
 
     @cached_property
     def prepared(self) -> Prepared:

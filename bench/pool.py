@@ -3,6 +3,7 @@
 Workers end with their parent, kill -9 of it included, so that a restart finds no cell held.
 """
 
+import math
 import multiprocessing
 import os
 import signal
@@ -18,15 +19,17 @@ from bench.progress import Message
 
 PROGRESS_EVERY_S = 0.5
 GOOD = ("done",)
+LEFT = ("partial", "left")
 
 
 @dataclass
 class _Worker:
-    """A process; ``words``: what it writes to its standard output and standard error."""
+    """A process; ``words``: what it writes to standard output and standard error; card: the GPU that it sees, "" for all."""
 
     process: BaseProcess
     pipe: Connection
     words: Connection
+    card: str = ""
     cell: int | None = None
 
 
@@ -34,7 +37,8 @@ class _Worker:
 class Pool:
     """Runs ``cells`` in their order on ``workers`` processes.
 
-    ``needs[i]`` is the cell that must be done before cell i begins; where it fails, cell i ends as "blocked".
+    ``needs[i]`` is the cell that must be done before cell i begins; where it fails, cell i ends as "blocked". max_minutes is
+    for all together: cells that it leaves no time end as "left". Where cells want a GPU, each worker has one, by turns.
     """
 
     cells: Sequence[RunConfig]
@@ -69,22 +73,24 @@ class Pool:
 
     def _begin(self) -> list[Message]:
         """Gives work to idle workers; also returns the cells that never can begin."""
+        left = [c for c in self._waiting if self._minutes(c) <= 0 or self._ended.get(self._need(c)) in LEFT]
+        self._waiting = [c for c in self._waiting if c not in left]
         blocked = [c for c in self._waiting if self._ended.get(self._need(c), "done") not in GOOD]
         self._waiting = [c for c in self._waiting if c not in blocked]
-        begun = []
+        begun = [Message(c, status="left", cause="max_minutes are over") for c in left]
         while (cell := self._next()) is not None:
             worker = self._idle()
             self._waiting.remove(cell)
             worker.cell = cell
-            worker.pipe.send((cell, self._limited(self.cells[cell])))
+            minutes = self._minutes(cell)
+            worker.pipe.send((cell, replace(self.cells[cell], max_minutes=minutes if minutes < math.inf else None)))
             begun.append(Message(cell))
         return begun + [Message(c, status="blocked", cause="its training did not succeed") for c in blocked]
 
-    def _limited(self, run: RunConfig) -> RunConfig:
-        """A limit in minutes is one for all cells together."""
-        if run.max_minutes is None:
-            return run
-        return replace(run, max_minutes=max(0.0, run.max_minutes - (time.monotonic() - self._began) / 60))
+    def _minutes(self, cell: int) -> float:
+        """That the cell may take if it begins now."""
+        limit = self.cells[cell].max_minutes
+        return math.inf if limit is None else limit - (time.monotonic() - self._began) / 60
 
     def _need(self, cell: int) -> int:
         need = self.needs[cell]
@@ -110,13 +116,19 @@ class Pool:
         if multiprocessing.get_start_method() == "loky":  # joblib's, of which a new process knows nothing
             multiprocessing.set_start_method("spawn", force=True)
         (ours, theirs), (words, spoken) = context.Pipe(), context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(theirs, spoken), daemon=True)
+        card = self._card()
+        process = context.Process(target=_work, args=(theirs, spoken, card), daemon=True)
         process.start()
         theirs.close()
         spoken.close()
-        worker = _Worker(process, ours, words)
+        worker = _Worker(process, ours, words, card)
         self._crew.append(worker)
         return worker
+
+    def _card(self) -> str:
+        """The GPU that fewest workers have."""
+        cards = _cards() if any(cell.device.type == "cuda" for cell in self.cells) else [""]
+        return min(cards, key=[worker.card for worker in self._crew].count)
 
     def _receive(self, worker: _Worker) -> Message:
         assert worker.cell is not None
@@ -133,6 +145,15 @@ class Pool:
         return message
 
 
+def _cards() -> list[str]:
+    """GPUs as CUDA_VISIBLE_DEVICES names them; none: [""]."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    named = [str(n) for n in range(torch.cuda.device_count())] if visible is None else visible.split(",")
+    return named or [""]
+
+
 def _said(worker: _Worker) -> Iterator[Message]:
     """Lines that a worker wrote since."""
     assert worker.cell is not None
@@ -141,8 +162,10 @@ def _said(worker: _Worker) -> Iterator[Message]:
             yield Message(worker.cell, said=line)
 
 
-def _work(pipe: Connection, words: Connection) -> None:
+def _work(pipe: Connection, words: Connection, card: str) -> None:
     """A worker's life: cells come through the pipe, messages go back; its standard output and standard error are ``words``."""
+    if card:
+        os.environ["CUDA_VISIBLE_DEVICES"] = card
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):  # Ctrl-C, Slurm's: for the parent, which ends its workers
         signal.signal(number, signal.SIG_IGN)
     for stream in (1, 2):

@@ -12,6 +12,10 @@ from typing import Protocol
 from bench.config import RunConfig
 
 
+class Unfinished(RuntimeError):
+    """A measurement stops with work left, for a reason that is no failure; its rows stay, and the next call goes on."""
+
+
 class Progress(Protocol):
     """What a run tells while it measures."""
 

@@ -18,7 +18,7 @@ from bench.display import shown
 from bench.errors import EXPECTED
 from bench.forecast import Forecast, forecast
 from bench.hardware import device_name
-from bench.pool import Pool
+from bench.pool import GOOD, LEFT, Pool
 from bench.progress import Board, Job, label_of, seconds_together
 from bench.results import FAILURES, PUBLISHED, read_runs
 from bench.run import describe, record_killed
@@ -109,15 +109,19 @@ def run_tier(cells: Sequence[Cell], workers: int) -> dict[str, str]:
         for cell in cells
         if cell.is_settled and cell.standing.status in FAILURES
     }
-    board = Board([cell.job for cell in todo], workers, before=len(cells) - len(todo))
+    board, left = Board([cell.job for cell in todo], workers, before=len(cells) - len(todo)), 0
     print(f"{len(cells)} cells, {board.before} done before, {len(todo)} to do", flush=True)
     with shown(board) as show:
         for message in Pool([cell.run for cell in todo], _needs(todo), workers).run():
             if message.status == "killed":
                 record_killed(todo[message.job].run, message.cause)
-            if message.status not in ("", "done", "partial"):
+            if message.status not in ("", *GOOD, *LEFT):
                 failures[todo[message.job].job.label] = f"{message.status}: {message.cause}"
-            show(message)
+            left += message.status in LEFT
+            if message.status != "left":  # it never began
+                show(message)
+    if left:
+        print(f"max_minutes are over: {left} of {len(todo)} cells are left; the same command goes on", flush=True)
     return failures
 
 

@@ -3,6 +3,7 @@
 Of several processes (bench/distributed.py) all come through here; the first finds, records and tells the others.
 """
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from bench.build import prepare
 from bench.checkpoints import CorruptCheckpoint
 from bench.config import RunConfig, TrackingConfig, identity, record, training
 from bench.hardware import OUT_OF_MEMORY, device_name, versions
-from bench.lab import Lab, Unfinished
-from bench.progress import Progress, silent
+from bench.lab import Lab
+from bench.progress import Progress, Unfinished, silent
 from bench.results import (
     FAILURES,
     SETTLED,
@@ -83,6 +84,7 @@ def execute(run: RunConfig, progress: Progress = silent, wait: bool = False) -> 
 
     Raises:
         Busy: another process is at work on it.
+        Unfinished: max_minutes ended in the training that it needs; the next call goes on.
         CorruptResults: it is settled, and its files were damaged since.
         Anything that the measurement raises, after its status is recorded.
     """
@@ -115,8 +117,12 @@ def _weights(run: RunConfig, progress: Progress) -> Path | None:
 
 def _trained(trains: RunConfig, asked_by: RunConfig, progress: Progress) -> tuple[Manifest, Path]:
     """How a training that another run needs went, and its weights; it is done now where it is not yet."""
-    trains.refresh = "stale" if asked_by.refresh == "stale" else "none"
+    trains.refresh, began = "stale" if asked_by.refresh == "stale" else "none", time.monotonic()
     manifest = execute(trains, lambda fraction, note="": progress(fraction, f"training first, {note}"), wait=True).manifest
+    if asked_by.max_minutes is not None:
+        asked_by.max_minutes -= (time.monotonic() - began) / 60
+    if manifest.status == "partial":
+        raise Unfinished(f"{manifest.run_id}, which it needs, is not trained to the end: {manifest.cause}")
     if manifest.status != "done":
         raise NotTrained(f"{manifest.run_id} has no model, its training {manifest.status}: {manifest.cause}")
     return manifest, _folder(trains, manifest) / "weights.pt"
@@ -157,7 +163,9 @@ def _fail(lab: Lab, error: Exception) -> None:
 
 def status_of(error: Exception) -> str:
     """How a call of ``execute`` that raised this ended."""
-    named = {Diverged: "diverged", NotTrained: BLOCKED, Busy: "busy"} | dict.fromkeys(OUT_OF_MEMORY, "oom")
+    named = {Diverged: "diverged", NotTrained: BLOCKED, Busy: "busy", Unfinished: "partial"} | dict.fromkeys(
+        OUT_OF_MEMORY, "oom"
+    )
     return next((status for kind, status in named.items() if isinstance(error, kind)), "failed")
 
 

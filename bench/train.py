@@ -27,6 +27,7 @@ from bench.config import OptimConfig, TrainConfig
 from bench.data.batches import TrainBatches
 from bench.graphs import Backward, Replayed
 from bench.hardware import begin_peak, peak_bytes
+from bench.progress import Unfinished
 from bench.sharding import apart, clip_gradients
 from models.checkpoints.config import CheckpointError
 from models.checkpoints.files import read_saved
@@ -127,15 +128,17 @@ def train(
     how: TrainConfig | None = None,
     of: str = "",
     save_every_s: float = 10.0,
+    until: float = math.inf,
     progress: Callable[[float, Log], None] = lambda fraction, log: None,
 ) -> Log:
     """Trains ``lm`` in place, from the last of ``checkpoints`` on where there is one. It computes as ``lm.train_in`` left it.
 
-    of, save_every_s: see ``Checkpoints``.
+    of, save_every_s: see ``Checkpoints``. until: the moment, of time.monotonic, after which no further step is begun.
     ``progress`` is called after each step, with the share that is done and the log so far; its time is not the training's.
 
     Raises:
         Diverged: the loss is not finite; the weights are those before that step.
+        Unfinished: ``until`` came; a checkpoint is left.
         CorruptCheckpoint: the checkpoint cannot be read, or is another training's.
         Uneven: the processes cannot share a batch.
     """
@@ -160,6 +163,9 @@ def train(
         meter.step(rows * length)
         log.curve.append(((log.curve[-1][0] if log.curve else 0) + rows * length, loss))
         progress((step + 1) / plan.steps, log)
+        if until < math.inf and step + 1 < plan.steps and distributed.told(lambda: time.monotonic() > until):
+            kept.save(lm, optimizer, step + 1, lambda: asdict(log))
+            raise Unfinished(f"max_minutes are over after {step + 1} of {plan.steps} steps")
         kept.save_if_due(lm, optimizer, step + 1, lambda: asdict(log))
         meter.resume()
     return log

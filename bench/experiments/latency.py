@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from bench.build import DTYPES, Prepared
 from bench.ceilings import ceilings
-from bench.lab import Lab, Unfinished
+from bench.lab import Lab
 from bench.latency.about import About
 from bench.latency.books import Books, calls_of
 from bench.latency.match import Match
+from bench.progress import Unfinished
 from bench.results import Row
 
 CEILINGS = {"least": 20, "most": 100, "seconds": 0.3}
@@ -39,15 +40,14 @@ class Latency(About):
             Unfinished: max_minutes are over, or the device is lost to this process; the next call goes on.
         """
         yield from ceilings(lab, CEILINGS)
-        books, began = Books(self, lab.dtype, lab), time.monotonic()
+        books = Books(self, lab.dtype, lab)
         match = Match(self, lab, books)
         print(books.plan(), flush=True)
         for number, cell in enumerate(books.cells):
-            limit = lab.run.max_minutes
-            if limit is not None and match.left(cell) and (time.monotonic() - began + books.seconds(cell)) / 60 > limit:
+            if match.left(cell) and time.monotonic() + books.seconds(cell) > lab.until:
                 left = [cell for cell in books.cells[number:] if match.left(cell)]
                 yield from match.not_run(left)
-                raise Unfinished(f"max_minutes={limit:g}: {len(left)} of {len(books.cells)} cells are left")
+                raise Unfinished(f"max_minutes={lab.run.max_minutes:g}: {len(left)} of {len(books.cells)} cells are left")
             start = time.monotonic()
             yield from match.rows(cell)
             books.took(cell, time.monotonic() - start)

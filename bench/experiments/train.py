@@ -66,6 +66,7 @@ class Train:
                 *(lm, plan, batches, run.optim, checkpoints),
                 how=run.train,
                 of=lab.recorder.manifest.config_hash,
+                until=lab.until,
                 progress=lambda done, log: self._tell(lab, done, log),
             )
         except Diverged as error:

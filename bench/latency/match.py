@@ -9,7 +9,7 @@ from statistics import median
 
 from bench.config import ConfigError
 from bench.hardware import is_out_of_memory
-from bench.lab import Lab, Unfinished
+from bench.lab import Lab
 from bench.latency.about import About
 from bench.latency.books import TRIAL, Books, floor_s, phase_of
 from bench.latency.engine import Engine, Roster
@@ -18,6 +18,7 @@ from bench.latency.grid import Cell
 from bench.latency.session import Decode, Prefill, Session, Spot
 from bench.latency.stage import Sample, Stage, take_turns
 from bench.latency.telemetry import Log, Meter, medians, throttled
+from bench.progress import Unfinished
 from bench.results import At, Coordinate, Row
 from bench.timing import synchronise
 from kernels.check import CheckFailed

@@ -212,3 +212,39 @@ def test_what_needs_a_failed_training_is_blocked_and_says_why(tmp_path: Path) ->
     assert sum("no model, its training diverged" in cause for cause in causes) == 2, causes
     assert len(causes) == 3
     assert found(trains).manifest.attempts == 1
+
+
+def test_a_limit_in_minutes_leaves_what_it_has_no_time_for_and_the_next_call_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The long training is stopped within its steps, what needs it does not begin; without the limit all is as if in one go."""
+    cells = [micro_run(tmp_path, name, "model=mamba", "budget.flops=4e9") for name in ("perplexity_by_context", "train")]
+    apart = [replace(run, results=str(tmp_path / "apart")) for run in cells]
+    limited = [replace(run, max_minutes=0.1) for run in [*cells, micro_run(tmp_path, "train", "model=ttt_linear", LONG)]]
+    limited = [limited[2], *limited[:2]]
+    assert run_tier(survey(Tier("micro", (), tuple(limited))), 1) == {}
+    assert "max_minutes are over: 3 of 3 cells are left; the same command goes on" in capsys.readouterr().out
+    long = found(limited[0])
+    assert long.manifest.status == "partial" and "max_minutes are over after" in long.manifest.cause
+    assert list((long.folder / "checkpoints").glob("step-*"))
+    assert not folder_of(cells[1]).exists()
+    for runs in (cells, apart):
+        assert run_tier(survey(Tier("micro", (), tuple(runs))), 1) == {}
+    here, there = ([row for row in found(run).rows if row.metric == "nll"] for run in (cells[0], apart[0]))
+    assert here == there and here
+
+
+def test_each_worker_has_a_gpu_by_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    wanting = replace(micro_run(tmp_path, "train"), device=replace(micro_run(tmp_path, "train").device, type="cuda"))
+    for cells, expected in (([wanting], ["3", "5", "3"]), ([micro_run(tmp_path, "train")], ["", "", ""])):
+        pool = Pool(cells, [None], 3)
+        pool._crew = []
+        for _ in expected:
+            pool._hire()
+        try:
+            assert [worker.card for worker in pool._crew] == expected
+        finally:
+            for worker in pool._crew:
+                worker.process.kill()
+                worker.process.join()

@@ -22,6 +22,7 @@ from bench.compose import compose_run
 from bench.config import ConfigError, ModelConfig, OptimConfig, TrainConfig
 from bench.data.batches import TrainBatches
 from bench.data.shards import Stream
+from bench.progress import Unfinished
 from bench.results import ROOT
 from bench.tests.micro import MODELS
 from bench.train import (
@@ -284,6 +285,19 @@ def test_an_interrupted_training_ends_bit_for_bit_as_another(model: str, tmp_pat
     assert not same(broken, whole)
     assert train(broken, made, batches, optim(), path).curve == expected
     assert same(broken, whole)
+
+
+def test_a_training_in_pieces_ends_bit_for_bit_as_in_one(tmp_path: Path) -> None:
+    """No time is left after any step: each call makes one."""
+    made, whole, pieces, steps = steps_of(3), new_lm("ttt_linear"), new_lm("ttt_linear"), []
+    expected = train(whole, made, periodic(), optim(), tmp_path / "whole").curve
+    for n in (1, 2):
+        with pytest.raises(Unfinished, match=f"max_minutes are over after {n} of 3 steps"):
+            train(pieces, made, periodic(), optim(), tmp_path / "c", until=0.0)
+        steps.append(last(tmp_path / "c")["step"])
+        pieces = new_lm("ttt_linear", seed=1)
+    assert train(pieces, made, periodic(), optim(), tmp_path / "c", until=0.0).curve == expected
+    assert steps == [1, 2] and same(pieces, whole)
 
 
 def test_a_training_that_was_over_is_not_repeated(tmp_path: Path) -> None:
