@@ -45,7 +45,7 @@ def alarms(data: Data, rows: pd.DataFrame, experiments: Sequence[str], expected:
 def published(rows: pd.DataFrame, marks: str = "hollow, dotted, without intervals") -> list[str]:
     """The sentence that says which rows are published ones, and how they are marked beside one's own."""
     theirs = rows[rows.published.astype(bool)]
-    shas = ", ".join(sorted({sha[:8] for sha in theirs.git_sha}))
+    shas = ", ".join(sorted({sha[:7] for sha in theirs.git_sha}))
     if len(theirs) == len(rows):
         return [f"published rows, {shas}"]
     return [f"Published rows ({marks}): {shas}."] if len(theirs) else []

@@ -190,7 +190,7 @@ def series_of(run: Run) -> str:
 
 def commit(run: Run) -> str:
     """Eight digits, and whether the tree differed from it."""
-    return run.manifest.git_sha[:8] + (" with changes" if run.manifest.dirty else "")
+    return run.manifest.git_sha[:7] + (" with changes" if run.manifest.dirty else "")
 
 
 def short(run_id: str) -> str:

@@ -161,7 +161,7 @@ def test_where_numbers_come_from_names_every_run(runs: tuple[Run, ...], made: Re
     text = "\n".join(sources.sentences)
     assert all(run.manifest.run_id in text for run in runs if run.manifest.experiment == "state_vs_context")
     assert re.search(r"^24 rows, SHA-256 [0-9a-f]{64}$", text, re.MULTILINE)
-    assert "commit 01234567; sources 5a5a0001" in text
+    assert "commit 0123456; sources 5a5a0001" in text
     assert "versions torch 2.13.0" in text
     assert "device Intel Xeon 2.1 GHz" in text
 
