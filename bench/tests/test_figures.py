@@ -134,7 +134,7 @@ def test_unfinished_run_is_named(tmp_path: Path) -> None:
 def test_published_rows_are_marked_beside_own_ones_and_do_not_stand_in_for_them(hard: list[Run]) -> None:
     text = words(draw("perplexity_by_context", hard))
     assert "TTT-MLP (published)" in text
-    assert "Published rows (hollow, dotted, without intervals): fedcba98." in text
+    assert "Published rows (hollow, dotted, without intervals): fedcba9." in text
     assert "No own rows of: TTT-MLP" in text
     assert "SOURCES DIFFER: 5a5a0001, 77770000" in text
 
