@@ -3,8 +3,6 @@
 import json
 import math
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -19,11 +17,10 @@ from bench.budget import Plan, plan
 from bench.build import build_lm
 from bench.checkpoints import CorruptCheckpoint
 from bench.compose import compose_run
-from bench.config import ConfigError, ModelConfig, OptimConfig, TrainConfig
+from bench.config import ModelConfig, OptimConfig, TrainConfig
 from bench.data.batches import TrainBatches
 from bench.data.shards import Stream
 from bench.progress import Unfinished
-from bench.results import ROOT
 from bench.tests.micro import MODELS
 from bench.train import (
     Diverged,
@@ -131,56 +128,6 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(p, q, rtol=0, atol=1e-3 * 1e-2)  # a thousandth of a step of AdamW
 
 
-GRAPHED = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-
-import torch
-
-from bench.build import build_lm
-from bench.config import TrainConfig
-from bench.tests.test_train import VOCAB, config_of, optim, periodic, steps_of
-from bench.train import train
-from models.lm import LM
-from models.mixer import Size
-
-folder, model, impl, compiled = Path(sys.argv[1]), *sys.argv[2:4], sys.argv[4] == "True"
-
-
-def trained(graph: bool) -> tuple[list[float], LM]:
-    torch.compiler.reset()
-    torch.manual_seed(0)
-    lm = build_lm(replace(config_of(model), impl=impl), Size(width=64, layers=2, heads=2, ffn=48), VOCAB).to("cuda")
-    lm.train_in(torch.bfloat16, compiled=compiled)
-    how = TrainConfig(micro_batch=3, compile=compiled, graph=graph)
-    curve = train(lm, steps_of(5), periodic(), optim(), folder / f"{graph}", how=how).curve
-    return [loss for _, loss in curve], lm
-
-
-(expected, lm), (found, again) = trained(False), trained(True)
-torch.testing.assert_close(found, expected, rtol=1e-3 if compiled else 1e-4, atol=0)  # compiled anew, sums may be ordered anew
-assert expected[-1] < expected[0]
-for p, q in zip(lm.parameters(), again.parameters(), strict=True):
-    assert compiled or torch.allclose(p, q, rtol=0, atol=1e-2 * 1e-2)  # a hundredth of a step of AdamW
-"""
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("model", ["ttt_linear triton", "ttt_mlp triton", "transformer reference", "mamba reference"])
-def test_a_graph_trains_as_its_calls_do(model: str, compiled: bool, tmp_path: Path) -> None:
-    """Micro-batches of 3, 3 and 2, of which the last is no graph's; a last batch of 3 and 1."""
-    words = [sys.executable, "-c", GRAPHED, str(tmp_path), *model.split(), str(compiled)]
-    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-
-
-def test_a_graph_is_for_one_gpu(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train.graph=true wants a GPU, not device.type=cpu; leave it out"):
-        train(new_lm("transformer"), steps_of(2), periodic(), optim(), tmp_path / "c", how=TrainConfig(graph=True))
-
-
 def test_a_target_that_is_not_scored_weighs_nothing() -> None:
     lm, bos = new_lm("transformer"), 3
     tokens = torch.tensor([[3, 5, 3, 7, 3, 3, 2], [4, 5, 6, 7, 8, 9, 3], [1, 3, 3, 3, 3, 3, 3]])
@@ -231,44 +178,6 @@ def test_the_log_goes_on_after_an_interruption(tmp_path: Path) -> None:
     assert log.rates[:2] == left.rates and log.first_step_s == left.first_step_s > 0
     assert log.seconds > left.seconds >= left.first_step_s
     assert log.peak_bytes == 0
-
-
-COMPILED = """
-import sys
-from pathlib import Path
-
-import torch
-
-from bench.config import TrainConfig
-from bench.tests.test_train import new_lm, optim, periodic, steps_of
-from bench.train import train
-
-torch.set_num_threads(1)
-folder = Path(sys.argv[1])
-lm = new_lm("transformer", layers=3).train_in(torch.float32, recompute=True, compiled=True)
-same = train(lm, steps_of(3), periodic(), optim(), folder / "compiled", how=TrainConfig(compile=True)).curve
-eager = train(new_lm("transformer", layers=3), steps_of(3), periodic(), optim(), folder / "eager").curve
-assert all(abs(a - b) < 1e-5 for (_, a), (_, b) in zip(same, eager, strict=True)), (same, eager)
-from torch._dynamo.utils import counters
-assert counters["stats"]["unique_graphs"] == 2, counters  # one for all blocks, one for the likelihood; none for the last batch
-assert not counters["graph_break"], counters
-import models.lm
-models.lm.RECOMPILE_LIMIT = 1
-lm = new_lm("transformer").train_in(torch.float32, compiled=True)
-try:
-    train(lm, steps_of(2), periodic(), optim(), folder / "other", how=TrainConfig(compile=True, micro_batch=1))
-except torch._dynamo.exc.FailOnRecompileLimitHit:
-    pass
-else:
-    raise AssertionError("it went on uncompiled")
-"""
-
-
-def test_compiled_blocks_train_alike_and_share_one_graph(tmp_path: Path) -> None:
-    """In a process of its own, as the checks of shapes that tests add do not compile."""
-    words = [sys.executable, "-c", COMPILED, str(tmp_path)]
-    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.parametrize("model", ["ttt_mlp", "mamba", "transformer"])
