@@ -1,4 +1,4 @@
-"""Training by torch.compile and by CUDA graphs, each in a process of its own: checks of shapes, which tests add, do not compile."""
+"""Training by torch.compile and by CUDA graphs, in processes without the checks of shapes, which do not compile."""
 
 import subprocess
 import sys
