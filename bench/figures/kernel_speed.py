@@ -110,11 +110,17 @@ def _ratio(other: dict[str, Any], ours: dict[str, Any]) -> Ratio:
 
 
 def _label(row: dict[str, Any], table: pd.DataFrame) -> str:
-    what = f"{PASSES[row['pass']]}, B{row['batch']:.0f}"
+    where = _place(row, table)
     if row["pass"] != "step":
-        heads = f" H{row['heads']:.0f}" if table.heads.nunique() > 1 else ""
-        return f"{what} T{panels.tokens_label(row['context'])}{heads}: {digits(1e3 * row['value'])} ms"
-    return f"{what}: {_microseconds(row['value'])} µs{_extremes(row, table)}"
+        return f"{where}: {digits(1e3 * row['value'])} ms"
+    return f"{where}: {_microseconds(row['value'])} µs{_extremes(row, table)}"
+
+
+def _place(row: dict[str, Any], table: pd.DataFrame) -> str:
+    """Pass, batch, and for whole sequences length, and heads where ``table`` has several numbers of them."""
+    what = f"{PASSES[row['pass']]}, B{row['batch']:.0f}"
+    heads = f" H{row['heads']:.0f}" if table.heads.nunique() > 1 else ""
+    return what if row["pass"] == "step" else f"{what} T{panels.tokens_label(row['context'])}{heads}"
 
 
 def _extremes(row: dict[str, Any], table: pd.DataFrame) -> str:
@@ -201,14 +207,11 @@ def _largest(part: pd.DataFrame, kind: str) -> Iterator[str]:
 def _alarms(data: Data) -> list[str]:
     """What has no time, and which runs did not end well."""
     without = data.select(NAME, ["missing", "broken", "wrong"])
-    cases = [(metric, f"{op} {impl}") for (metric, op, impl), _ in groups(without, ["metric", "op", "impl"])]
-    return [
-        *(
-            f"{metric}: {', '.join(what for kind, what in cases if kind == metric)}."
-            for metric in sorted({m for m, _ in cases})
-        ),
-        *data.troubles(EXPERIMENTS),
+    told = [
+        f"{metric}: {op} {impl} ({'; '.join(_place(row, without) for row in records(cases))})."
+        for (metric, op, impl), cases in groups(without, ["metric", "op", "impl"])
     ]
+    return [*told, *data.troubles(EXPERIMENTS)]
 
 
 def _facts(data: Data, table: pd.DataFrame) -> list[str]:

@@ -293,7 +293,7 @@ def test_the_figure_tells_cases_errors_ceilings_and_what_is_missing() -> None:
     assert "step, B512: 81" in text and "commit 19" in text and "spread 8" in text
     assert "outputs 0.0021 (0.0029), gradients 0.0042 (0.0059), states 0.0013 (0.0018)" in text
     assert "copy 3e12 byte/s, matmul 7.2e14 FLOP/s" in text
-    assert "missing: ttt_linear fla_chunk." in text
+    assert "missing: ttt_linear fla_chunk (forward, B16 T2k" in text
     assert "NVIDIA H100 80GB HBM3" in text and "bfloat16" in text and "0123abcd" in text
     assert "fla fused chunk" in text and "attention, SDPA cuDNN" in text
 
