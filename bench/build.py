@@ -1,8 +1,9 @@
 """From a typed configuration to models: instantiation, matching of sizes, the plan of a training."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import cast
 
 import torch
@@ -13,7 +14,7 @@ from bench.data.corpus import Corpus, find_corpus
 from models.checkpoints.architecture import Architecture
 from models.cost import Convention
 from models.lm import LM
-from models.mixer import Size
+from models.mixer import Size, state_bytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -29,9 +30,17 @@ def build_lm(model: ModelConfig, size: Size, vocab: int) -> LM:
 
 
 def sketch_lm(model: ModelConfig, size: Size, vocab: int) -> LM:
-    """The model without memory, for counting: on ``meta``."""
+    """The model without memory, on ``meta``, for counting: the same object for the same model, so not to be changed.
+
+    What it costs depends on no implementation: it is that of the references, and none other has to be installed.
+    """
+    return _sketch(json.dumps(model.layer), size, vocab)
+
+
+@lru_cache(maxsize=256)
+def _sketch(layer: str, size: Size, vocab: int) -> LM:
     with torch.device("meta"):
-        return build_lm(model, size, vocab)
+        return Architecture(vocab, size, json.loads(layer)).build("reference")
 
 
 @dataclass(frozen=True)
@@ -41,10 +50,20 @@ class Prepared:
     run: RunConfig
     size: Size
 
-    @cached_property
+    @property
     def sketch(self) -> LM:
-        """The model on ``meta``."""
+        """The model on ``meta``, for counting."""
         return sketch_lm(self.run.model, self.size, self.run.data.vocab)
+
+    def state_bytes(self, context: int, dtype: torch.dtype = torch.float32) -> int:
+        """Bytes of the state of one sequence that has read ``context`` tokens, as the run's own implementation holds it.
+
+        Raises:
+            MissingImplementation: it cannot be imported here.
+        """
+        with torch.device("meta"):
+            lm = build_lm(self.run.model, self.size, self.run.data.vocab)
+        return state_bytes(lm.cast(dtype).init_state(1, context))
 
     def train_flops(self, tokens: int) -> int:
         """Training FLOPs of one sequence."""

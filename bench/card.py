@@ -11,7 +11,6 @@ from bench.compose import compose_run
 from bench.config import RunConfig
 from bench.errors import EXPECTED
 from bench.overrides import check_keys, expand
-from models.mixer import state_bytes
 
 HEAD = (
     *("model", "layers", "ffn", "parameters", "FLOP/token", "head"),
@@ -24,12 +23,11 @@ def card_row(prepared: Prepared) -> tuple[str, ...]:
     run, plan, size, epochs = prepared.run, prepared.unchecked_plan, prepared.size, prepared.epochs
     context = run.optim.train_context
     head = prepared.sketch.head_cost("train", context).flops / prepared.train_flops(context)
-    state = state_bytes(prepared.sketch.init_state(1, context))
     name = run.model.name + (" (T)" if run.model.name.startswith("ttt") and run.model.backbone == "transformer" else "")
     return (
         *(name, f"{size.layers}", f"{size.ffn}", f"{prepared.parameters:,}", f"{plan.flops_per_token:.4g}", f"{head:.1%}"),
         *(f"{plan.tokens:,}", "–" if epochs is None else f"{epochs:.2f}", f"{plan.all_steps:,}", f"{run.optim.lr:g}"),
-        *(f"{state:,}", f"{plan.flops:.4g}", f"{plan.mismatch:+.2%}"),
+        *(f"{prepared.state_bytes(context):,}", f"{plan.flops:.4g}", f"{plan.mismatch:+.2%}"),
     )
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from bench.build import Prepared
 from bench.lab import Lab
 from bench.results import Row
-from models.mixer import state_bytes
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,5 @@ class StateVsContext:
 
     def measure(self, lab: Lab) -> Iterator[Row]:
         """state (byte) of one sequence at every context."""
-        sketch = lab.prepared.sketch.cast(lab.dtype)
         for context in lab.remaining("state", "context", self.contexts):
-            yield lab.row("state", state_bytes(sketch.init_state(1, context)), "byte", {"context": context, "batch": 1})
+            yield lab.row("state", lab.prepared.state_bytes(context, lab.dtype), "byte", {"context": context, "batch": 1})

@@ -14,7 +14,6 @@ from bench.results import At, Row
 from bench.sharding import whole_state
 from bench.throughput import place, speed_rows
 from bench.train import Curve, Diverged, Log, load, save, train
-from models.mixer import state_bytes
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Train:
         at = place(lab.run.train, lab.run.optim.train_context, lab.prepared.plan.rows)
         rows = (
             *speed_rows(lab, at, log.rates, log.first_step_s, [log.peak_bytes]),
-            lab.row("train_time", log.seconds, "s", at),
+            lab.row("train_time", log.seconds + (load(lab.start)["log"]["seconds"] if lab.start else 0.0), "s", at),
         )
         yield from (row for row in rows if not lab.recorder.has(row.metric))
         for split, is_scored in (("validation", self.validation), ("heldout", self.heldout)):
@@ -124,7 +123,7 @@ def card(lab: Lab) -> Iterator[Row]:
         ("tokens", plan.tokens, "token"),
         ("steps", plan.all_steps, "1"),
         ("learning_rate", run.optim.lr, "1"),
-        ("state", state_bytes(prepared.sketch.init_state(1, context)), "byte"),
+        ("state", prepared.state_bytes(context), "byte"),
         ("head_share", head / total, "1"),
         ("train_flops", plan.flops, "FLOP"),
         ("mismatch", plan.mismatch, "1"),

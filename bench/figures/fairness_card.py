@@ -23,9 +23,14 @@ HEADS = {
     "state": "state (B)",
     "head_share": "head",
     "train_flops": "total FLOP",
+    "train_time": "minutes",
     "mismatch": "mismatch",
 }
 COLUMNS = ["model", "budget", *HEADS.values()]
+WORDS = (
+    "state: of one sequence at the training context; head: the output head's share of FLOPs per token; "
+    "minutes: of training, those of all devices together."
+)
 WHAT = {"budget": "Total training FLOPs", "ffn": "FLOPs per token", "depth": "FLOPs per token"}
 
 
@@ -45,7 +50,7 @@ def draw(data: Data) -> Sheet:
     captions = [
         *matched,
         *notes,
-        "state: of one sequence at the training context; head: the output head's share of FLOPs per token.",
+        WORDS,
         *footer.published(table, "marked in the first column"),
     ]
     return made.page(TITLE).finish([], captions, [*unmatched, *footer.alarms(data, table, EXPERIMENTS)], footer.facts(table))
@@ -68,7 +73,7 @@ def as_table(table: pd.DataFrame) -> tuple[Table, list[str]]:
     sources = sorted(set(table.lr_source))
     letters = {source: f" {chr(ord('a') + i)}" if len(sources) > 1 else "" for i, source in enumerate(sources)}
     found = []
-    apart = [name for name in APART if name not in ("budget_flops", "lr")]
+    apart = [name for name in APART if name not in ("budget_flops", "lr", "exec")]
     for line in lines(table, apart):
         for (budget_flops, _), part in groups(line.rows, ["budget_flops", "lr"]):
             found.append((budget_flops, line.look.order, _row(line.look.label, part, letters)))
@@ -79,6 +84,9 @@ def as_table(table: pd.DataFrame) -> tuple[Table, list[str]]:
 
 def _row(label: str, part: pd.DataFrame, letters: dict[str, str]) -> list[str]:
     values = {metric: same.value.mean() for metric, same in groups(part, "metric")}
+    if "train_time" in values:
+        spent = part[part.metric == "train_time"]
+        values["train_time"] = (spent.value * spent.gpus.fillna(1) / 60).mean()
     texts = {metric: _written(metric, values[metric]) if metric in values else "–" for metric in HEADS}
     texts["learning_rate"] += letters[part.lr_source.iloc[0]]
     return [label, str(part.budget.iloc[0]), *texts.values()]
@@ -86,7 +94,7 @@ def _row(label: str, part: pd.DataFrame, letters: dict[str, str]) -> list[str]:
 
 def _written(metric: str, value: float) -> str:
     """With thousands' commas, as a share, or with four digits."""
-    if metric == "epochs":
+    if metric in ("epochs", "train_time"):
         return f"{value:.2f}"
     if metric in ("head_share", "mismatch"):
         return f"{value:+.2%}" if metric == "mismatch" else f"{value:.1%}"

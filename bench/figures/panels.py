@@ -32,6 +32,8 @@ BEYOND = (
     "beyond the training\ncontext: extrapolation",
     "beyond the\ntraining context:\nextrapolation",
 )
+# Of a page without panels.
+NOTHING = Layout(height_in=0.2, axis_in=0.05)
 # Opacity of dots: few seeds, many samples.
 SEED, SAMPLE = 0.7, 0.25
 
@@ -179,7 +181,7 @@ def mark_failures(page: Page, ax: Axes, failures: pd.DataFrame, x: str) -> None:
 
 def empty(title: str, experiment: str, alarms: Sequence[str]) -> Sheet:
     """What is drawn without rows: a page that says so, and the command that changes it."""
-    page = Page(title, Layout(height_in=0.2, axis_in=0.05))
+    page = Page(title, NOTHING)
     page.axes[0].set_axis_off()
     return page.finish([], [f"No rows yet: python -m bench experiment={experiment}"], alarms, [])
 

@@ -46,8 +46,17 @@ def draw(data: Data) -> Sheet:
     page.axes[1].set_ylabel(f"nll − own nll at {first} (nat/token)\nbelow 0: longer context helps")
     page.axes[1].axhline(0, color=INK, linewidth=1, zorder=1)
     caption = f"The same targets at every context, {footer.seeds(table)}. Bands: {footer.windows(curves, table.clusters)}."
-    captions = [caption, *([panels.CLIPPED] if clipped else []), *footer.published(table)]
+    captions = [caption, *_edge(table), *([panels.CLIPPED] if clipped else []), *footer.published(table)]
     return page.finish(legend_of(drawn), captions, footer.alarms(data, table, EXPERIMENTS), footer.facts(table))
+
+
+def _edge(table: pd.DataFrame) -> list[str]:
+    """That a context as long as the training's ends where the targets begin."""
+    at_edge = table[table.context == table.train_context]
+    if at_edge.empty:
+        return []
+    context = " and ".join(panels.tokens_label(tokens) for tokens in sorted(set(at_edge.context)))
+    return [f"Of a context of {context} the targets themselves lie past what training saw."]
 
 
 def _change_cap(changes: Sequence[Curve]) -> float:

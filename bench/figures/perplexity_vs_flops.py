@@ -16,7 +16,7 @@ from bench.figures.style import INK, styled
 
 TITLE = "Perplexity against training FLOPs"
 EXPERIMENTS = ("train",)
-REFERENCE = "transformer"
+REFERENCES = ("transformer", "transformer_finetune")
 # Points are compared where all of this agrees.
 SAME_TASK = ["size", "budget_flops", "match", "convention", "train_context", "data", "tokenizer", "published"]
 
@@ -28,36 +28,51 @@ def rows(data: Data) -> pd.DataFrame:
 
 @styled
 def draw(data: Data) -> Sheet:
-    """Left: perplexity, mean over seeds, with intervals. Right: nll minus the Transformer's on the same windows."""
+    """Left: perplexity, mean over seeds, with intervals. Right: nll minus the Transformer's on the same windows.
+
+    A row of both for each training context, as in the paper's figures 10 and 11.
+    """
     table = rows(data)
     if table.empty:
         return panels.empty(TITLE, "train", footer.alarms(data, table, EXPERIMENTS))
-    page = Page(TITLE, Layout((1.0, 0.9), gap_in=1.7))
-    left, right = page.axes
-    drawn = lines(table, apart(table))
-    curves = [loss_curve(line, "train_flops").map(np.exp) for line in drawn]
-    differences = [found for line in drawn if len((found := _difference(line, table)).x)]
-    for ax, each in ((left, curves), (right, differences)):
-        for one in each:
-            panels.draw_bars(ax, one)
-            panels.draw_dots(ax, one, panels.SEED)
-        _flops_axis(ax, table)
-    _perplexity_axis(left, table)
-    panels.mark_failures(page, left, data.failures("train", "budget_flops"), "budget_flops")
-    for one in curves:
-        panels.print_beyond(page, left, one, math.inf)
-    _difference_axis(right, bool(differences))
+    contexts, names = panels.trained_to(table), apart(table)
+    page = Page(TITLE, Layout((1.0, 0.9), rows=len(contexts), gap_in=1.7))
+    failures = data.failures("train", "budget_flops")
+    curves = []
+    for row, context in enumerate(contexts):
+        left, right = page.axes[2 * row : 2 * row + 2]
+        drawn = lines(table[table.train_context == context], names)
+        mine = [loss_curve(line, "train_flops").map(np.exp) for line in drawn]
+        differences = [found for line in drawn if len((found := _difference(line, table)).x)]
+        for ax, each in ((left, mine), (right, differences)):
+            for one in each:
+                panels.draw_bars(ax, one)
+                panels.draw_dots(ax, one, panels.SEED)
+            _flops_axis(ax, table)
+            ax.set_xlabel("training FLOPs, realised" if context == contexts[-1] else "")
+        _perplexity_axis(left, table)
+        if len(contexts) > 1:
+            left.set_title(f"trained at a context of {panels.tokens_label(context)}", loc="left")
+        here = failures[failures.train_context.fillna(contexts[0]) == context]
+        panels.mark_failures(page, left, here, "budget_flops")
+        for one in mine:
+            panels.print_beyond(page, left, one, math.inf)
+        _difference_axis(right, bool(differences))
+        curves += mine
     caption = (
         f"Perplexity = exp(mean nll) of held-out text, {footer.seeds(table)}. Bars: {footer.windows(curves, table.clusters)}."
     )
     alarms = footer.alarms(data, table, EXPERIMENTS)
-    return page.finish(legend_of(drawn), [caption, *footer.published(table)], alarms, footer.facts(table))
+    return page.finish(legend_of(lines(table, names)), [caption, *footer.published(table)], alarms, footer.facts(table))
 
 
 def apart(table: pd.DataFrame) -> list[str]:
-    """A line runs over budgets, each with its learning rate; over sizes too, where each has one budget, as in the paper."""
-    along = {"budget_flops"}
-    if table.groupby(["series", "size", "budget_flops"]).lr.nunique().max() == 1:
+    """A line runs over budgets, each with its learning rate; over sizes too, where each has one budget, as in the paper.
+
+    Training contexts are told apart by panels.
+    """
+    along = {"budget_flops", "train_context"}
+    if table.groupby(["series", "size", "budget_flops", "train_context"]).lr.nunique().max() == 1:
         along.add("lr")
     if len(table[["size", "budget_flops"]].drop_duplicates()) == table["size"].nunique() == table.budget_flops.nunique():
         along.add("size")
@@ -65,10 +80,15 @@ def apart(table: pd.DataFrame) -> list[str]:
 
 
 def _difference(line: Line, table: pd.DataFrame) -> Curve:
-    """Paired differences of a line to the Transformer at the same budgets; no points where there is none to pair with."""
+    """Paired differences of a line to the Transformer at the same budgets; no points where there is none to pair with.
+
+    Where that was trained at a shorter context first, it is the Transformer, unless there is one that was not.
+    """
     xs, intervals = [], []
-    reference = table[table.series == REFERENCE]
-    mine = line.rows if line.rows.series.iloc[0] != REFERENCE else line.rows.iloc[:0]
+    reference = table[table.series.isin(REFERENCES)]
+    best = reference.groupby(SAME_TASK, dropna=False).series.transform("min")
+    reference = reference[reference.series == best]
+    mine = line.rows if line.rows.series.iloc[0] not in REFERENCES else line.rows.iloc[:0]
     for x, part in groups(mine, "train_flops"):
         theirs = reference.merge(part[SAME_TASK].drop_duplicates(), on=SAME_TASK)
         if len(theirs) and theirs.seed.is_unique and (a := windows_of(part)).pairs_with(b := windows_of(theirs)):
@@ -81,7 +101,6 @@ def _flops_axis(ax: Axes, table: pd.DataFrame) -> None:
     """A log axis with a tick at each budget, or at powers of ten where budgets are many."""
     ax.set_xscale("log")
     ax.set_xlim(table.train_flops.min() / 1.25, table.train_flops.max() * 1.25)
-    ax.set_xlabel("training FLOPs, realised")
     ax.xaxis.set_minor_formatter(NullFormatter())
     budgets = sorted(table.budget_flops.dropna().unique())
     if 0 < len(budgets) <= 5:

@@ -42,9 +42,10 @@ def draw(data: Data) -> Sheet:
             panels.draw_bars(ax, curves[-1])
             panels.draw_dots(ax, curves[-1], panels.SEED)
         panels.cost_axis(ax, EngFormatter(unit="B", sep=""))
-        ax.set_xlabel("state of one sequence at the training context")
+        ax.set_xlabel("state of a sequence")
     page.axes[0].set_ylabel("perplexity per token")
-    caption = f"State: counted, all layers, 1 kB = 1,000 B. Perplexity of held-out text, {footer.seeds(table)}."
+    caption = "State at the training context: counted, all layers, 1 kB = 1,000 B. "
+    caption += f"Perplexity of held-out text, {footer.seeds(table)}."
     caption += f" Bars: {footer.windows(curves, table.clusters)}."
     alarms = footer.alarms(data, table, EXPERIMENTS)
     return page.finish(legend_of(_lines(table)), [caption, *footer.published(table)], alarms, footer.facts(table))

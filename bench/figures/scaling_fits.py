@@ -112,7 +112,9 @@ def _fitted(line: Line, spread: Spread | None, number: int) -> Fitted:
 
 def gains_of(each: Sequence[Fitted]) -> Iterator[Gain]:
     """Of every pair, at the middle, geometrically, of the second's budgets."""
-    for second, first in combinations(sorted(each, key=lambda one: one.line.look.series != perplexity_vs_flops.REFERENCE), 2):
+    for second, first in combinations(
+        sorted(each, key=lambda one: one.line.look.series not in perplexity_vs_flops.REFERENCES), 2
+    ):
         flops = math.exp(float(np.log(second.flops).mean()))
         times = gains(first.fit, second.fit, flops)
         yield Gain(first, second, flops, _interval(times, first))
@@ -131,13 +133,13 @@ def draw(data: Data) -> Sheet:
     if table.empty:
         return panels.empty(TITLE, "train", footer.alarms(data, table, EXPERIMENTS))
     found, lacking = fits(table)
-    page = Page(TITLE, Layout((1.0, 0.75), rows=max(1, len(found)), gap_in=2.3, axis_in=0.66))
+    layout = Layout((1.0, 0.75), rows=len(found), gap_in=2.3, axis_in=0.66) if found else panels.NOTHING
+    page = Page(TITLE, layout)
     said: list[str] = []
     for number, each in enumerate(found):
         said += _row(page.axes[2 * number], page.axes[2 * number + 1], each)
     if not found:
-        for ax in page.axes:
-            ax.set_axis_off()
+        page.axes[0].set_axis_off()
     drawn = [one.line for each in found for one in each]
     captions = [_about(found, table), *said, *footer.published(table)] if found else footer.published(table)
     return page.finish(legend_of(drawn), captions, [*lacking, *footer.alarms(data, table, EXPERIMENTS)], footer.facts(table))

@@ -86,9 +86,9 @@ def _figure(name: str, module: Module, data: Data, table: Callable[[], Table] | 
     sources = Fold("Where these numbers come from", (_sources(rows, data),))
     if table is not None:
         return Section(key, module.TITLE, (table(), *words, sources))
-    shown = _picture(name, module, sheet, rows, data.tier)
+    shown = [_picture(name, module, sheet, rows, data.tier)] if any(ax.axison for ax in sheet.axes) else []
     return Section(
-        key, module.TITLE, (shown, *words, Fold("Numbers", (numbers.numbers(f"{module.TITLE}, in numbers", rows),)), sources)
+        key, module.TITLE, (*shown, *words, Fold("Numbers", (numbers.numbers(f"{module.TITLE}, in numbers", rows),)), sources)
     )
 
 

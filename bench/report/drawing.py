@@ -5,6 +5,7 @@ Title, captions and footer are left out: the report sets them as text. The same 
 
 import io
 import re
+from hashlib import sha256
 from html import escape
 
 from matplotlib import rc_context
@@ -22,14 +23,13 @@ METADATA = {"svg": {"Date": None}, "png": {"Software": None}}
 FONTS = "'DejaVu Sans', Verdana, sans-serif"
 _HEAD = re.compile(r'^.*?<svg [^>]*viewBox="([^"]*)"[^>]*>.*?</metadata>', re.DOTALL)
 _STYLE = re.compile(r"<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL)
+_UPRIGHT = re.compile(r' transform="rotate\(-?0(?:\.0+)? [^"]*\)"')
 _PLACES = re.compile(r'(?<= )(d|x|y|transform)="([^"]*)"')
 _FRACTION = re.compile(r"-?\d+\.\d+")
 _COLOUR = re.compile(r"#([0-9a-f]{6})\b")
 _REFERENCE = re.compile(r'(url\(#|href="#)([^")]*)')
 _ID = re.compile(r' id="([^"]*)"')
-_ALIKE = re.compile(
-    r'<use href="([^"]*)" x="[^"]*" y="[^"]*" style="([^"]*)"/>(?:<use href="\1" x="[^"]*" y="[^"]*" style="\2"/>)+'
-)
+_INLINE = re.compile(r' style="([^"]*)"')
 
 
 def picture(sheet: Sheet, kind: str, name: str) -> bytes:
@@ -51,7 +51,7 @@ def picture(sheet: Sheet, kind: str, name: str) -> bytes:
 
 
 def svg(sheet: Sheet, key: str, alt: str) -> str:
-    """An ``<svg>`` element. key: unique in the page, begins each of its ids. alt: its name for those who do not see it.
+    """An ``<svg>`` element. key: unique in the page, makes its ids so. alt: its name for those who do not see it.
 
     A colour #rrggbb becomes ``var(--c-rrggbb)``, of a text ``var(--t-rrggbb)``, which the page defines. What shows a model has
     the attribute ``data-series``.
@@ -59,19 +59,21 @@ def svg(sheet: Sheet, key: str, alt: str) -> str:
     whole = picture(sheet, "svg", key).decode()
     head = _HEAD.match(whole)
     assert head is not None, "matplotlib writes an SVG's head in another way now"
-    body = _STYLE.sub("", whole[head.end() :], count=1)
+    body = _UPRIGHT.sub("", _STYLE.sub("", whole[head.end() :], count=1))
     body = _PLACES.sub(lambda found: f'{found[1]}="{_rounded(found[2])}"', body)
     body = re.sub(r'<text style="[^"]*"', lambda found: _COLOUR.sub(r"var(--t-\1)", found[0]), body)
     body = _COLOUR.sub(r"var(--c-\1)", body).replace("font-family: 'DejaVu Sans'", f"font-family: {FONTS}")
     words = escape(alt, quote=True)
     start = f'<svg class="figure" role="img" aria-label="{words}" viewBox="{head[1]}">'
-    return start + _ALIKE.sub(_styled_once, re.sub(r">\s+<", "><", _named(body.replace("xlink:href", "href"), key)).strip())
+    return start + _styled_once(re.sub(r">\s+<", "><", _named(body.replace("xlink:href", "href"), key)).strip())
 
 
-def _styled_once(found: re.Match[str]) -> str:
-    """Markers that are alike have the style of one group: dots of samples are most of a page."""
-    style = f' style="{found[2]}"'
-    return f"<g{style}>{found[0].replace(style, '')}</g>"
+def _styled_once(body: str) -> str:
+    """Each style is written once, as a class that is named by what it says: few styles, repeated, are half of a figure."""
+    names = {style: "s" + sha256(style.encode()).hexdigest()[:5] for style in _INLINE.findall(body)}
+    rules = "".join(f".{name}{{{style}}}" for style, name in names.items())
+    classed = _INLINE.sub(lambda found: f' class="{names[found[1]]}"', body)
+    return f"<style>{rules}</style>{classed}"
 
 
 def _rounded(text: str) -> str:
@@ -80,12 +82,12 @@ def _rounded(text: str) -> str:
 
 
 def _named(body: str, key: str) -> str:
-    """Ids that are referred to begin with ``key``; those of models become attributes; the others go."""
-    wanted = {name for _, name in _REFERENCE.findall(body)}
+    """Ids that are referred to become short, and differ by ``key``; those of models become attributes; the others go."""
+    wanted = {name: "i" + sha256(f"{key} {name}".encode()).hexdigest()[:6] for _, name in _REFERENCE.findall(body)}
 
     def renamed(found: re.Match[str]) -> str:
         if found[1].startswith(SERIES):
             return f' data-series="{found[1].removeprefix(SERIES)}"'
-        return f' id="{key}-{found[1]}"' if found[1] in wanted else ""
+        return f' id="{wanted[found[1]]}"' if found[1] in wanted else ""
 
-    return _REFERENCE.sub(lambda found: f"{found[1]}{key}-{found[2]}", _ID.sub(renamed, body))
+    return _REFERENCE.sub(lambda found: found[1] + wanted[found[2]], _ID.sub(renamed, body))

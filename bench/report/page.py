@@ -165,7 +165,7 @@ def _line(line: Line, columns: Sequence[Column]) -> str:
 
 
 def _cell(cell: Cell, column: Column) -> str:
-    order = "" if cell.order is None else f' data-order="{cell.order!r}"'
+    order = "" if cell.order is None else f' data-order="{cell.order:.6g}"'
     return f"<td{_right(column)}{order}>{_badge(cell.text) if cell.sure else escape(cell.text)}</td>"
 
 

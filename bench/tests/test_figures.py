@@ -339,6 +339,7 @@ def test_card_text_is_aligned_and_says_that_flops_match(full: list[Run]) -> None
         "49,664",
         "3.1%",
         "1.8e11",
+        "3.10",
         "+0.00%",
     ]
     assert "Total training FLOPs matched within 0.10% (tolerance 0.50%; match=budget, attention counted causal)." in text

@@ -26,7 +26,9 @@ for package in (kernels, models, bench):
                     raise
                 print(f"optional:{module.name}")
 
-from bench.build import sketch_lm, size_of
+import torch
+
+from bench.build import build_lm, size_of
 from bench.compose import compose_run
 from bench.config import CONF
 
@@ -34,7 +36,8 @@ for path in sorted(CONF.glob("*/*.yaml")):
     group = path.parent.name
     if group not in ("tier", "launcher"):
         run = compose_run([f"{group}={path.stem}"])
-        sketch_lm(run.model, size_of(run.size, run.model), run.data.vocab)
+        with torch.device("meta"):
+            build_lm(run.model, size_of(run.size, run.model), run.data.vocab)
         print(f"{group}={path.stem}")
 """
 
