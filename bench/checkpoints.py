@@ -204,7 +204,10 @@ def _digest(path: Path) -> str:
 
 @contextmanager
 def _plain(error_of: Callable[[str], Exception]) -> Iterator[None]:
-    """Errors of PyTorch's checkpoints, which are no Exception, as such; without its remark that there is but one process."""
+    """Errors of PyTorch's checkpoints, which are no Exception, as such; without its remark that there is but one process.
+
+    An interruption, which PyTorch takes for an error, stays one: it is no fault of the training.
+    """
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:
@@ -212,6 +215,9 @@ def _plain(error_of: Callable[[str], Exception]) -> Iterator[None]:
             warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
             yield
     except CheckpointException as error:
+        for cause, _ in error.failures.values():
+            if not isinstance(cause, Exception):
+                raise cause from None
         raise error_of(str(error)) from error
 
 

@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,24 @@ def test_another_trainings_is_refused(tmp_path: Path) -> None:
     about.write_text(json.dumps(json.loads(about.read_text()) | {"version": 0}))
     with pytest.raises(CorruptCheckpoint, match="is of format"):
         trained(tmp_path)
+
+
+def test_an_interruption_while_one_is_written_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(error: BaseException) -> Callable[..., None]:
+        def save(*_: object) -> None:
+            raise error
+
+        return save
+
+    curve = trained(tmp_path / "whole")[1]
+    trained(tmp_path / "cut", steps=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", fails(OSError("disk full")))
+        with pytest.raises(RuntimeError, match="disk full"):
+            trained(tmp_path / "cut")
+        patch.setattr(torch, "save", fails(KeyboardInterrupt()))
+        assert trained(tmp_path / "cut")[1] == []  # it ends as if killed
+    assert trained(tmp_path / "cut")[1] == curve
 
 
 def test_an_index_never_runs_code(tmp_path: Path) -> None:
