@@ -80,7 +80,7 @@ class SwiGLU(Stateless):
     def parallel(self) -> list[Tensor]:
         return [self.gate.weight, self.up.weight]
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         gate, up = products(x, self.parallel(), self.united)
         return self.down(silu(gate) * up)
 
@@ -112,6 +112,12 @@ class Rope(nn.Module):
             angle = position[:, None] * turn
             self.register_buffer(f"{name}cos", angle.cos(), persistent=False)
             self.register_buffer(f"{name}sin", angle.sin(), persistent=False)
+
+    def tables(self) -> tuple[Float[Tensor, "M _"], Float[Tensor, "M _"]]:
+        """Of all positions, in float64, as they are kept."""
+        if self.length <= self.STEP:
+            return self.cos, self.sin
+        return self(torch.arange(self.length, device=self.cos.device), self.cos.dtype)
 
     def forward(
         self, position: Int[Tensor, "*batch T"], dtype: torch.dtype

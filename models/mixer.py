@@ -112,7 +112,7 @@ class Mixer(nn.Module, ABC):
 
 
 class Stateless(Mixer):
-    """A mixer that maps every token by itself."""
+    """A mixer that maps every token by itself, whatever the dimensions before its width."""
 
     def init_state(self, batch: int, max_len: int) -> State:
         return None
@@ -123,7 +123,7 @@ class Stateless(Mixer):
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"], state: State) -> Float[Tensor, "B D"]:
-        return self(x[:, None])[:, 0]
+        return self(x)
 
 
 def state_tensors(state: State) -> list[Tensor]:

@@ -1,12 +1,12 @@
 """The short convolution before the sequence layer, a residual branch of its own (pre_conv of the Mamba backbone)."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels.causal_conv.reference import advance
 from models.cost import Convention, Cost, Phase, sequence_cost
 from models.layers import CausalConv
 from models.mixer import Mixer, Size, state_bytes
@@ -14,9 +14,12 @@ from models.mixer import Mixer, Size, state_bytes
 
 @dataclass
 class ConvState:
-    """The last inputs of the convolution."""
+    """The last inputs of the convolution, the oldest first.
 
-    past: Float[Tensor, "B S D"]
+    A tensor each: a step moves every one of them, and compiled it does so in the launch that reads them.
+    """
+
+    past: tuple[Float[Tensor, "B D"], ...]
 
 
 class ShortConv(Mixer):
@@ -30,21 +33,33 @@ class ShortConv(Mixer):
         return self.conv(x)
 
     def init_state(self, batch: int, max_len: int) -> ConvState:
-        return ConvState(self.conv.init_state(batch))
+        return ConvState(tuple(past.contiguous() for past in self.conv.init_state(batch).unbind(1)))
 
     @torch.no_grad()
     def begin(self, x: Float[Tensor, "B T D"], state: ConvState) -> Float[Tensor, "B T D"]:
-        advance(state.past, x)
+        self._advance(x, state)
         return self.conv(x)
 
     @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: ConvState) -> Float[Tensor, "B T D"]:
-        out = self.conv(x, state.past)
-        advance(state.past, x)
+        out = self.conv(x, torch.stack(state.past, dim=1))
+        self._advance(x, state)
         return out
 
+    def _advance(self, x: Float[Tensor, "B T D"], state: ConvState) -> None:
+        """Each takes what stands T places after it, from old to new: what is taken was not written yet."""
+        inputs = [*state.past, *x[:, -len(state.past) :].unbind(1)]
+        for past, later in zip(state.past, inputs[-len(state.past) :], strict=True):
+            past.copy_(later)
+
+    @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"], state: ConvState) -> Float[Tensor, "B D"]:
-        return self.prefill(x[:, None], state)[:, 0]
+        inputs, wide = (*state.past, x), torch.promote_types(x.dtype, torch.float32)
+        weight, bias = (parameter.to(wide) for parameter in self.conv.parameters_in(x.dtype))
+        out = sum((past.to(wide) * weight[:, 0, tap] for tap, past in enumerate(inputs)), bias).to(x.dtype)
+        for past, later in pairwise(inputs):
+            past.copy_(later)
+        return out
 
     def cost(self, phase: Phase, context: int, convention: Convention) -> Cost:
         state = state_bytes(self.init_state(1, 0))

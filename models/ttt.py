@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
 from kernels import ttt_linear, ttt_mlp
-from kernels.causal_conv.reference import advance
 from kernels.rotary import rotate
 from kernels.ttt import InnerState, LayerNorm, reference
 from kernels.ttt.flops import token_flops
@@ -119,10 +118,10 @@ class TTT(Mixer):
         past: Float[Tensor, "B S D"] | None = None,
         start: Int[Tensor, " B"] | None = None,
     ) -> Views:
-        """``views`` from products, of tokens after ``past`` at positions from ``start`` on; None: of the first."""
+        """``views`` from products, of tokens at positions from ``start`` on; None: of the first. Moves ``past`` on in place."""
         if k is None:
-            tables = self.rope(torch.arange(self.mini_batch, device=q.device), q.dtype)
-            q, k = convolved(q, self.conv_q.parameters_in(q.dtype), self.conv_k.parameters_in(q.dtype), tables, past, start)
+            convs = self.conv_q.parameters_in(q.dtype), self.conv_k.parameters_in(q.dtype)
+            q, k = convolved(q, *convs, self.rope.tables(), past, start)
         else:
             position = torch.arange(q.shape[1], device=q.device) + (0 if start is None else start[:, None])
             tables = self.rope(position % self.mini_batch, q.dtype)
@@ -133,11 +132,7 @@ class TTT(Mixer):
         self, q: Tensor, k: Tensor | None, v: Tensor, rate: list[Tensor], state: TTTState, *, begins: bool = False
     ) -> Views:
         """``_views`` of tokens that follow ``state``, whose convolutions have read them then. begins: they are the first."""
-        before = (None, None) if begins else (state.past, state.inner.position)
-        views = self._views(self.op.views, q, k, v, rate, *before)
-        if state.past is not None:
-            advance(state.past, q)
-        return views
+        return self._views(self.op.views, q, k, v, rate, state.past, None if begins else state.inner.position)
 
     def _gates(self, q: Float[Tensor, "B T H F"], rate: Float[Tensor, "B T H"] | None = None) -> Float[Tensor, "B T H"]:
         if rate is None:

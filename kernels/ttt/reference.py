@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kernels.causal_conv.reference import convolve
+from kernels.causal_conv.reference import advance, convolve
 from kernels.opaque import opaque
 from kernels.rotary import rotate
 from kernels.ttt.state import InnerState, LayerNorm
@@ -43,12 +43,16 @@ def views(
     """q and k of the Mamba backbone, of tokens that share ``x``: convolved, then rotated by their place in the mini-batch.
 
     F = 2 G.
-    conv_q, conv_k: weight [E 1 K] and bias [E]. tables: cos and sin of each place. past, start: the S = K - 1 inputs before,
-    left as they are, and the position of each row; None: the tokens are the first.
+    conv_q, conv_k: weight [E 1 K] and bias [E]. tables: cos and sin of each place, rounded to the dtype of x.
+    start: the position of each row; None: the tokens are the first, and past holds zeros.
+    past: the S = K - 1 inputs before, moved on in place; None: none are kept.
     """
     position = torch.arange(x.shape[1], device=x.device) + (0 if start is None else start[:, None])
-    cos, sin = (table[position % len(table)] for table in tables)
-    q, k = (convolve(x, *conv, past).unflatten(-1, (-1, 2 * cos.shape[-1])) for conv in (conv_q, conv_k))
+    cos, sin = (table[position % len(table)].to(x.dtype) for table in tables)
+    before = None if start is None else past
+    q, k = (convolve(x, *conv, before).unflatten(-1, (-1, 2 * cos.shape[-1])) for conv in (conv_q, conv_k))
+    if past is not None:
+        advance(past, x)
     return rotate(q, (cos, sin)), rotate(k, (cos, sin))
 
 
