@@ -8,7 +8,8 @@ FACTOR times the yardstick's error, and OUTPUT or OTHER at most; in float32 EXAC
 
 An implementation runs on the whole case, with gradients from outside for every output. Rows and heads do not know of one
 another, so the oracle runs on all rows of a few heads, and these are compared. The gradient of an input that all heads share
-(tau, B and C) sums over them: it comes from one more backward pass, into which only those few heads send gradients.
+(tau, B and C) sums over them: it comes from further backward passes, into which only those few heads send gradients. Of tau it
+is a few numbers, each a sum of thousands that cancel, so a single one tells as much of luck as of rounding: there are DRAWS.
 
 Foreign implementations are held to FOREIGN only, a sign that they compute the same thing; one that computes something else
 (``is_variant``) is compared with itself, in float32 on those few heads.
@@ -32,6 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kernels.op import Case, Impl, Inputs, Op, Pass, Problem, Stepping
 
 FACTOR, OUTPUT, OTHER, EXACT, FOREIGN = 1.5, 5e-3, 1e-2, 1e-5, 0.1
+DRAWS = 4
 # Half a unit in the last place of float16: no error of 16 bits where the yardstick, all in float32, has none.
 ROUNDING = 2**-11
 
@@ -148,13 +150,12 @@ class Runner:
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in self.inputs.items()}
         out = self._call(module, leaves)
         axes = self.problem.head_axis
-        shared = [n for n in leaves if n not in axes] if len(self.heads) < out.shape[2] else []
-        own = [n for n in leaves if n not in shared]
-        grads = torch.autograd.grad(out, [leaves[n] for n in own], self.upstream, retain_graph=bool(shared))
-        found = {n: grad.index_select(axes[n], self.heads) if n in axes else grad for n, grad in zip(own, grads, strict=True)}
+        own, shared = [n for n in leaves if n in axes], [n for n in leaves if n not in axes]
+        grads = torch.autograd.grad(out, [leaves[n] for n in own], self.upstream, retain_graph=True)
+        found = {n: grad.index_select(axes[n], self.heads) for n, grad in zip(own, grads, strict=True)}
         if shared:
-            grads = torch.autograd.grad(out, [leaves[n] for n in shared], self._upstream_of_heads())
-            found |= dict(zip(shared, grads, strict=True))
+            draws = [torch.autograd.grad(out, [leaves[n] for n in shared], one, retain_graph=True) for one in self._upstreams()]
+            found |= {n: torch.stack(each) for n, each in zip(shared, zip(*draws, strict=True), strict=True)}
         return self._picked({"output": out.detach()}) | {f"d_{name}": found[name] for name in leaves}
 
     @torch.no_grad()
@@ -180,9 +181,10 @@ class Runner:
     def _module(self, module: ModuleType | None) -> ModuleType:
         return importlib.import_module(self.problem.reference) if module is None else module
 
-    def _upstream_of_heads(self) -> Tensor:
-        kept = torch.zeros_like(self.upstream)
-        return kept.index_copy(2, self.heads, self.upstream.index_select(2, self.heads))
+    def _upstreams(self) -> list[Tensor]:
+        """Gradients from outside, of the compared heads alone: the one that there is, at DRAWS places in time."""
+        kept = torch.zeros_like(self.upstream).index_copy(2, self.heads, self.upstream.index_select(2, self.heads))
+        return [kept.roll(draw * self.case.context // DRAWS, dims=1) for draw in range(DRAWS)]
 
     def _picked(self, found: Inputs) -> Inputs:
         return {name: tensor.index_select(2, self.heads) for name, tensor in found.items()}
