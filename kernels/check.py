@@ -9,7 +9,8 @@ FACTOR times the yardstick's error, and OUTPUT or OTHER at most; in float32 EXAC
 An implementation runs on the whole case, with gradients from outside for every output. Rows and heads do not know of one
 another, so the oracle runs on all rows of a few heads, and these are compared. The gradient of an input that all heads share
 (tau, B and C) sums over them: it comes from further backward passes, into which only those few heads send gradients. Of tau it
-is a few numbers, each a sum of thousands that cancel, so a single one tells as much of luck as of rounding: there are DRAWS.
+is a few numbers, each a sum that cancels, of thousands where sequences are long: a single one tells as much of luck as of
+rounding, and there are up to DRAWS.
 
 Foreign implementations are held to FOREIGN only, a sign that they compute the same thing; one that computes something else
 (``is_variant``) is compared with itself, in float32 on those few heads.
@@ -151,11 +152,15 @@ class Runner:
         out = self._call(module, leaves)
         axes = self.problem.head_axis
         own, shared = [n for n in leaves if n in axes], [n for n in leaves if n not in axes]
-        grads = torch.autograd.grad(out, [leaves[n] for n in own], self.upstream, retain_graph=True)
-        found = {n: grad.index_select(axes[n], self.heads) for n, grad in zip(own, grads, strict=True)}
+        once = list(leaves) if len(self.heads) == out.shape[2] else own  # then the first draw is the gradient from outside
+        grads = torch.autograd.grad(out, [leaves[n] for n in once], self.upstream, retain_graph=bool(shared))
+        found = dict(zip(once, grads, strict=True))
         if shared:
-            draws = [torch.autograd.grad(out, [leaves[n] for n in shared], one, retain_graph=True) for one in self._upstreams()]
+            draws = [[found[n] for n in shared]] if once != own else []
+            further = self._upstreams()[len(draws) :]
+            draws += [list(torch.autograd.grad(out, [leaves[n] for n in shared], one, retain_graph=True)) for one in further]
             found |= {n: torch.stack(each) for n, each in zip(shared, zip(*draws, strict=True), strict=True)}
+        found |= {n: found[n].index_select(axes[n], self.heads) for n in own}
         return self._picked({"output": out.detach()}) | {f"d_{name}": found[name] for name in leaves}
 
     @torch.no_grad()
@@ -182,9 +187,10 @@ class Runner:
         return importlib.import_module(self.problem.reference) if module is None else module
 
     def _upstreams(self) -> list[Tensor]:
-        """Gradients from outside, of the compared heads alone: the one that there is, at DRAWS places in time."""
+        """Gradients from outside, of the compared heads alone: the one that there is, moved in time."""
         kept = torch.zeros_like(self.upstream).index_copy(2, self.heads, self.upstream.index_select(2, self.heads))
-        return [kept.roll(draw * self.case.context // DRAWS, dims=1) for draw in range(DRAWS)]
+        draws = min(DRAWS, 1 + self.case.context // 1024)
+        return [kept.roll(draw * self.case.context // draws, dims=1) for draw in range(draws)]
 
     def _picked(self, found: Inputs) -> Inputs:
         return {name: tensor.index_select(2, self.heads) for name, tensor in found.items()}

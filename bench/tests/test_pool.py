@@ -107,9 +107,9 @@ def test_killed_at_random_moments_a_tier_ends_as_if_it_had_not_been(tmp_path: Pa
     cells = [("state_vs_context", "mamba"), *((e, m) for e in ("train", "perplexity_by_context") for m in models)]
     runs = [micro_run(tmp_path, experiment, f"model={model}", "budget.flops=3e8") for experiment, model in cells]
     root, done, kills = Path(runs[0].results), dict[Path, bytes](), []
-    for attempt in range(4):
+    for attempt in range(3):
         with started(TIER, runs) as process:
-            if attempt < 3:
+            if attempt < 2:
                 more, pause = draw.choice([1, 5, 9, 15, 30]), draw.uniform(0, 0.3)
                 enough = rows_on_disk(root) + more
                 wait_for("rows", 120, lambda: rows_on_disk(root) >= enough or process.poll() is not None)  # noqa: B023
