@@ -35,7 +35,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 TORCHLESS_READY := $(VENV)/.ready-torchless
 TORCH_READY := $(VENV)/.torch-$(TORCH)
 # Tests that import no torch, for a second Python version.
-TORCHLESS_TESTS := $(addprefix bench/tests/test_,$(addsuffix .py,config compose results budget stats compare figures data corpus report))
+TORCHLESS_TESTS := $(addprefix bench/tests/test_,$(addsuffix .py,config compose results budget stats compare figures fairness_card data documents corpus report))
 
 .PHONY: help
 help: ## this list

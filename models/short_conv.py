@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kernels.causal_conv.reference import weigh
 from models.cost import Convention, Cost, Phase, sequence_cost
 from models.layers import CausalConv
 from models.mixer import Mixer, Size, state_bytes
@@ -54,9 +55,8 @@ class ShortConv(Mixer):
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"], state: ConvState) -> Float[Tensor, "B D"]:
-        inputs, wide = (*state.past, x), torch.promote_types(x.dtype, torch.float32)
-        weight, bias = (parameter.to(wide) for parameter in self.conv.parameters_in(x.dtype))
-        out = sum((past.to(wide) * weight[:, 0, tap] for tap, past in enumerate(inputs)), bias).to(x.dtype)
+        inputs = (*state.past, x)
+        out = weigh(inputs, *self.conv.parameters_in(x.dtype))
         for past, later in pairwise(inputs):
             past.copy_(later)
         return out

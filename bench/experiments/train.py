@@ -45,7 +45,7 @@ class Train:
         at = place(lab.run.train, lab.run.optim.train_context, lab.prepared.plan.rows)
         rows = (
             *speed_rows(lab, at, log.rates, log.first_step_s, [log.peak_bytes]),
-            lab.row("train_time", log.seconds + (load(lab.start)["log"]["seconds"] if lab.start else 0.0), "s", at),
+            lab.row("train_time", log.seconds, "s", at),
         )
         yield from (row for row in rows if not lab.recorder.has(row.metric))
         for split, is_scored in (("validation", self.validation), ("heldout", self.heldout)):

@@ -29,7 +29,7 @@ HEADS = {
 COLUMNS = ["model", "budget", *HEADS.values()]
 WORDS = (
     "state: of one sequence at the training context; head: the output head's share of FLOPs per token; "
-    "minutes: of training, those of all devices together."
+    "minutes: of training, those of all devices together; of a finetuned model, those of its second stage."
 )
 WHAT = {"budget": "Total training FLOPs", "ffn": "FLOPs per token", "depth": "FLOPs per token"}
 

@@ -17,7 +17,6 @@ from matplotlib.text import Text
 from bench.compose import compose_runs
 from bench.figures import paper
 from bench.figures.data import Data
-from bench.figures.fairness_card import card_text
 from bench.figures.frame import COORDINATES, frame
 from bench.figures.index import ABLATION_FIGURES, FIGURES, STUDY_FIGURES, draw_all, figures_of, hash_of_rows
 from bench.figures.lines import Array, lines, loss_curve, windows_of
@@ -320,52 +319,6 @@ def test_files_are_the_same_bytes_every_time(full: list[Run], tmp_path: Path) ->
     for kind in ("png", "pdf"):
         assert (first / f"state_vs_context.{kind}").read_bytes() == (second / f"state_vs_context.{kind}").read_bytes()
     assert b"CreationDate" not in (first / "state_vs_context.pdf").read_bytes()
-
-
-def test_card_text_is_aligned_and_says_that_flops_match(full: list[Run]) -> None:
-    text = card_text(Data(tuple(full), MODELS, "nano")).splitlines()
-    body = text[: 1 + len(MODELS) * len(BUDGETS)]
-    assert len({len(line) for line in body}) == 1
-    assert body[0].split()[:3] == ["model", "budget", "parameters"]
-    assert body[1].split() == [
-        "TTT-Linear",
-        "nano_1",
-        "100,010",
-        "1.05e6",
-        "57,142",
-        "0.02",
-        "14",
-        "0.003",
-        "49,664",
-        "3.1%",
-        "1.8e11",
-        "3.10",
-        "+0.00%",
-    ]
-    assert "Total training FLOPs matched within 0.10% (tolerance 0.50%; match=budget, attention counted causal)." in text
-    assert any("learning rate: not searched. 1 seed." in line for line in text)
-
-
-def test_card_says_that_flops_do_not_match(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, match="tokens")
-    for model in MODELS:
-        bench.write("train", model, bench.train(model, "nano_3", 0))
-    tokens = Data(tuple(bench.runs), MODELS, "nano")
-    for text in (
-        card_text(tokens),
-        words(FIGURES["fairness_card"].draw(tokens)),
-        words(FIGURES["perplexity_vs_flops"].draw(tokens)),
-    ):
-        assert "FLOPs are NOT matched (match=tokens, attention counted causal)" in text
-        assert "matched within" not in text
-
-
-def test_card_says_that_the_tolerance_is_exceeded(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    rows = [replace(row, value=0.021) if row.metric == "mismatch" else row for row in bench.train("mamba", "nano_3", 0)]
-    bench.write("train", "mamba", rows)
-    text = card_text(Data(tuple(bench.runs), ("mamba",), "nano"))
-    assert "FLOPs are NOT matched: the largest mismatch is 2.10% (tolerance 0.50%" in text
 
 
 def test_looks_depend_on_the_name_alone() -> None:

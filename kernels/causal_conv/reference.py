@@ -3,6 +3,8 @@
 Shapes: B batch, T time, E channels, K taps, S = K - 1. The state is the last S inputs, [B, S, E].
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -53,13 +55,21 @@ def convolve(
     """
     kept, length = weight.shape[2] - 1, x.shape[1]
     if torch.compiler.is_compiling():
-        wide, joined = torch.promote_types(x.dtype, torch.float32), pad(x, (0, 0, kept, 0))
+        joined = pad(x, (0, 0, kept, 0))
         if past is not None:
             joined = joined + pad(past, (0, 0, 0, length))  # not torch.cat, which is stored before it is read
-        moved = (joined[:, j : j + length].to(wide) * weight[:, 0, j].to(wide) for j in range(kept + 1))
-        return sum(moved, bias.to(wide)).to(x.dtype)
+        return weigh([joined[:, j : j + length] for j in range(kept + 1)], weight, bias)
     joined = pad(x, (0, 0, kept, 0)) if past is None else torch.cat((past, x), dim=1)
     return conv1d(joined.transpose(1, 2), weight, bias, groups=x.shape[2]).transpose(1, 2)
+
+
+def weigh(
+    inputs: Sequence[Float[Tensor, "*B E"]], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"]
+) -> Float[Tensor, "*B E"]:
+    """bias + sum_j w_j x_j of the K inputs of an output, the oldest first, summed in float32 at least."""
+    wide = torch.promote_types(inputs[0].dtype, torch.float32)
+    moved = (x.to(wide) * weight[:, 0, j].to(wide) for j, x in enumerate(inputs))
+    return sum(moved, bias.to(wide)).to(inputs[0].dtype)
 
 
 def advance(past: Float[Tensor, "B S E"], x: Float[Tensor, "B T E"]) -> None:

@@ -76,7 +76,13 @@ def views(
     past: Float[Tensor, "B S E"] | None = None,
     start: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T H F"], Float[Tensor, "B T H F"]]:
-    """As the reference, in the dtype of ``x``."""
+    """As the reference, in the dtype of ``x``.
+
+    Raises:
+        ValueError: ``past`` is not contiguous, so that it could not be moved on in place.
+    """
+    if past is not None and not past.is_contiguous():
+        raise ValueError(f"past has strides {past.stride()}; make it contiguous")
     return _run(x, *conv_q, *conv_k, *tables, [] if past is None else [past], [] if start is None else [start])
 
 
