@@ -20,7 +20,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels.ttt.blocks import add2, guarded, layer_norm, norm_l2_gradient
+from kernels.ttt.blocks import guarded, layer_norm, norm_l2_gradient, total
 from kernels.ttt.launch import PRECISION, Tiles, operand_dtype
 from kernels.ttt.state import InnerState, LayerNorm
 from kernels.ttt_linear.step import commit, warps
@@ -34,14 +34,15 @@ def _token(
     gates_ptr, keys_ptr, hidden_ptr, grads1_ptr, grads2_ptr, position_ptr, out_ptr,
     q_row, q_head, k_row, k_head, v_row, v_head, rho_row, rho_head,
     H: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, G: tl.constexpr, BG: tl.constexpr, C: tl.constexpr, SLOTS: tl.constexpr,
-    EPS: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+    COPIES: tl.constexpr, EPS: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid [B H]. Features are padded to BF, the G hidden ones to BG; vectors of features are rows [1, BF]."""
+    """Grid [B H]. Features are padded to BF, the G hidden ones to BG; vectors of features are columns [BF, COPIES]."""
     cell = tl.program_id(0).to(tl.int64)
     i_b, i_h = cell // H, cell % H
     slot = tl.load(position_ptr + i_b) % C
-    f, g, j = tl.arange(0, BF), tl.arange(0, BG), tl.arange(0, C)[:, None]
-    row, wide, here, there = f[None, :], g[None, :], f[None, :] < F, g[None, :] < G
+    copies = tl.arange(0, COPIES)[None, :]
+    f, g, j = tl.arange(0, BF)[:, None], tl.arange(0, BG)[:, None], tl.arange(0, SLOTS)[:, None]
+    row, wide, here, there, once = tl.arange(0, BF)[None, :], tl.arange(0, BG)[None, :], f < F, g < G, copies == 0
     weight1_ptr += cell * F * G
     weight2_ptr += cell * F * G
     rest1_ptr += cell * F * G
@@ -54,49 +55,50 @@ def _token(
     grads1_ptr += cell * C * G
     grads2_ptr += cell * C * F
     dtype: tl.constexpr = keys_ptr.dtype.element_ty
-    w1 = tl.load(weight1_ptr + f[:, None] * G + wide, mask=(f[:, None] < F) & there, other=0.0)
-    w2 = tl.load(weight2_ptr + g[:, None] * F + row, mask=(g[:, None] < G) & here, other=0.0)
-    bias1 = tl.load(bias1_ptr + g, mask=g < G, other=0.0)
-    bias2 = tl.load(bias2_ptr + row, mask=here, other=0.0)
-    v = tl.load(v_ptr + i_b * v_row + i_h * v_head + row, mask=here, other=0.0).to(tl.float32)
+    w1 = tl.load(weight1_ptr + f * G + wide, mask=here & (wide < G), other=0.0)
+    w2 = tl.load(weight2_ptr + g * F + row, mask=there & (row < F), other=0.0)
+    bias1 = tl.load(bias1_ptr + g, mask=there, other=0.0)
+    bias2 = tl.load(bias2_ptr + f, mask=here, other=0.0)
+    v = tl.load(v_ptr + i_b * v_row + i_h * v_head + f, mask=here, other=0.0).to(tl.float32)
     rho = tl.load(rho_ptr + i_b * rho_row + i_h * rho_head).to(tl.float32)
     tl.debug_barrier()  # else the assembler lets all loads wait for the slot
     is_open = j < slot
     gates = tl.load(gates_ptr + j, mask=is_open, other=0.0)
-    keys = tl.load(keys_ptr + j * F + row, mask=is_open & here, other=0.0)
-    grads1 = tl.load(grads1_ptr + j * G + wide, mask=is_open & there, other=0.0)
-    hidden = tl.load(hidden_ptr + j * G + wide, mask=is_open & there, other=0.0)
-    grads2 = tl.load(grads2_ptr + j * F + row, mask=is_open & here, other=0.0)
+    keys = tl.load(keys_ptr + j * F + row, mask=is_open & (row < F), other=0.0)
+    grads1 = tl.load(grads1_ptr + j * G + wide, mask=is_open & (wide < G), other=0.0)
+    hidden = tl.load(hidden_ptr + j * G + wide, mask=is_open & (wide < G), other=0.0)
+    grads2 = tl.load(grads2_ptr + j * F + row, mask=is_open & (row < F), other=0.0)
     tau = tl.load(tau_ptr + slot).to(tl.float32)
-    k = tl.load(k_ptr + i_b * k_row + i_h * k_head + f, mask=f < F, other=0.0).to(tl.float32)
-    q = tl.load(q_ptr + i_b * q_row + i_h * q_head + f, mask=f < F, other=0.0).to(tl.float32)
-    gamma = tl.load(gamma_ptr + i_h * F + row, mask=here, other=0.0).to(tl.float32)
-    beta = tl.load(beta_ptr + i_h * F + row, mask=here, other=0.0).to(tl.float32)
+    k = tl.load(k_ptr + i_b * k_row + i_h * k_head + f + 0 * copies, mask=here & (copies >= 0), other=0.0).to(tl.float32)
+    q = tl.load(q_ptr + i_b * q_row + i_h * q_head + f + 0 * copies, mask=here & (copies >= 0), other=0.0).to(tl.float32)
+    gamma = tl.load(gamma_ptr + i_h * F + f, mask=here, other=0.0).to(tl.float32)
+    beta = tl.load(beta_ptr + i_h * F + f, mask=here, other=0.0).to(tl.float32)
 
-    w1 = w1.to(tl.float32)
-    x2, y = tl.reduce((w1 * k[:, None], w1 * q[:, None]), 0, add2)
-    x2, slope = gelu(x2 + bias1, False)
-    y += bias1
-    z = tl.sum(w2.to(tl.float32) * x2[:, None], 0)[None, :] + bias2
-    k, q = k[None, :], q[None, :]
-    d2 = norm_l2_gradient(z, gamma * (beta - v + k), gamma * gamma, tl.where(here, 1.0, 0.0), 1, F, EPS)
-    d1 = tl.sum(w2.to(tl.float32) * d2, 1) * slope
-    key, x2, d1, d2 = guarded(k, dtype), guarded(x2, dtype), guarded(d1, dtype), guarded(d2, dtype)
-    tl.store(keys_ptr + slot * F + row, key, mask=here)
-    tl.store(hidden_ptr + slot * G + g, x2, mask=g < G)
-    tl.store(grads1_ptr + slot * G + g, d1, mask=g < G)
-    tl.store(grads2_ptr + slot * F + row, d2, mask=here)
+    key = guarded(k, dtype)
+    x2, slope = gelu(_down(w1, key, PRECISION) + bias1, False)
+    x2 = guarded(x2, dtype)
+    z = _down(w2, x2, PRECISION) + bias2
+    d2 = norm_l2_gradient(z, gamma * (beta - v + k), gamma * gamma, tl.where(here, 1.0, 0.0), 0, F, EPS)
+    d2 = guarded(d2, dtype)
+    d1 = guarded(_along(w2, d2, PRECISION) * slope, dtype)
+    tl.store(keys_ptr + slot * F + f + 0 * copies, key, mask=here & once)
+    tl.store(hidden_ptr + slot * G + g + 0 * copies, x2, mask=there & once)
+    tl.store(grads1_ptr + slot * G + g + 0 * copies, d1, mask=there & once)
+    tl.store(grads2_ptr + slot * F + f + 0 * copies, d2, mask=here & once)
     tl.store(gates_ptr + slot, rho)
 
-    share = gates * (tl.sum(keys.to(tl.float32) * q, 1)[:, None] + 1)
-    own = rho * (tl.sum(key.to(tl.float32) * q) + 1)
-    y, _ = gelu(y - tau * (tl.sum(share * grads1.to(tl.float32), 0) + own * d1.to(tl.float32)), False)
-    share = gates * (tl.sum(hidden.to(tl.float32) * y[None, :], 1)[:, None] + 1)
-    own = rho * (tl.sum(x2.to(tl.float32) * y) + 1)
-    answer = tl.sum(w2.to(tl.float32) * y[:, None], 0)[None, :] + bias2
-    answer -= tau * (tl.sum(share * grads2.to(tl.float32), 0)[None, :] + own * d2.to(tl.float32))
-    answer = tl.where(here, answer - tl.sum(answer) / F, 0.0)
-    tl.store(out_ptr + cell * F + row, q + layer_norm(answer, gamma, beta, 1, F, EPS), mask=here)
+    query = guarded(q, dtype)
+    share = guarded(gates * (_along(keys, query, PRECISION) + 1), dtype)
+    own = rho * (total(key.to(tl.float32) * q, 0) + 1)
+    y = _down(w1, query, PRECISION) + bias1
+    y, _ = gelu(y - tau * (_down(grads1, share, PRECISION) + own * d1.to(tl.float32)), False)
+    hot = guarded(y, dtype)
+    share = guarded(gates * (_along(hidden, hot, PRECISION) + 1), dtype)
+    own = rho * (total(x2.to(tl.float32) * y, 0) + 1)
+    answer = _down(w2, hot, PRECISION) + bias2
+    answer -= tau * (_down(grads2, share, PRECISION) + own * d2.to(tl.float32))
+    answer = tl.where(here, answer - total(answer, 0) / F, 0.0)
+    tl.store(out_ptr + cell * F + f + 0 * copies, q + layer_norm(answer, gamma, beta, 0, F, EPS), mask=here & once)
     if slot == C - 1:
         tl.debug_barrier()  # the pairs just stored are read again
         commit(
@@ -105,6 +107,26 @@ def _token(
         commit(
             weight2_ptr, rest2_ptr, bias2_ptr, hidden_ptr, grads2_ptr, gates_ptr, tau, G, F, BF, C, SLOTS, 64, SPLIT, PRECISION
         )
+
+
+@triton.jit
+def _down(w, x, PRECISION: tl.constexpr):
+    """w' x of w [K, M] and a vector x [K, COPIES]: by matrix units if it has copies, else by sums."""
+    if x.shape[1] > 1:
+        y = tl.dot(tl.trans(w), x, input_precision=PRECISION)
+    else:
+        y = tl.sum(w.to(tl.float32) * x.to(tl.float32), 0)[:, None]
+    return y
+
+
+@triton.jit
+def _along(w, x, PRECISION: tl.constexpr):
+    """w x of w [M, K]; otherwise as ``_down``."""
+    if x.shape[1] > 1:
+        y = tl.dot(w, x, input_precision=PRECISION)
+    else:
+        y = tl.sum(w.to(tl.float32) * tl.trans(x).to(tl.float32), 1)[:, None]
+    return y
 
 
 @torch.no_grad()
@@ -138,11 +160,12 @@ def _step(
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     out, padded = q.new_empty(q.shape), triton.next_power_of_2(hidden)
     strides = [n for x in (q, k, v, rho) for n in x.stride()[:2]]
+    copies = 8 if head_dim <= 64 else 1
     _token[(batch * heads,)](
         q, k, v, rho, tau.contiguous(), gamma.contiguous(), beta.contiguous(),
         *w, *(lo or w), *b, gates, *inputs, *grads, position, out, *strides,
         H=heads, F=head_dim, BF=tiles.BF, G=hidden, BG=padded, C=tiles.C, SLOTS=tiles.BC,
-        EPS=eps, SPLIT=bool(lo), PRECISION=PRECISION,
+        COPIES=copies, EPS=eps, SPLIT=bool(lo), PRECISION=PRECISION,
         num_warps=max(4, warps(padded * max(tiles.BF // 2, tiles.C), w[0])), num_stages=1,
     )  # fmt: skip
     position += 1
