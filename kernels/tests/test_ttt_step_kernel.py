@@ -96,8 +96,13 @@ def test_exact_form(module: ModuleType, head_dim: int, mini_batch: int, tokens: 
     assert max(worst.values()) < 1e-5, worst
 
 
-def test_split_form(module: ModuleType) -> None:
-    """In 16 bits within the bounds of kernels/check.py: a multiple of the yardstick's error, and no more than 5e-3."""
+@pytest.mark.parametrize("shared", [1 << 30, 0])
+def test_split_form(module: ModuleType, shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 16 bits within the bounds of kernels/check.py: a multiple of the yardstick's error, and no more than 5e-3.
+
+    shared: bytes of shared memory, with which TTT-MLP's products are those of the matrix units, and without which they are sums.
+    """
+    monkeypatch.setattr(mlp, "shared_memory", lambda _: shared)
     case = Case(module, torch.float16)
     expected = case.expected()
     worst, yardstick = errors(case.found(split=True), expected), errors(case.yardstick(), expected)

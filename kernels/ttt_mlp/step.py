@@ -7,12 +7,17 @@ pairs (K, D1), (X2, D2) and its gate, and the answer takes what the open pairs w
     Y2 = GELU(Q W1 + b1 - tau_i sum rho_j (Q K_j' + 1) D1_j)
     out = Q + LN(Y2 W2 + b2 - tau_i sum rho_j (Y2 X2_j' + 1) D2_j).
 
-W2 is needed three times, each time after a sum over all threads: it stays in registers.
+Products are of the matrix units: a vector is a column of a tile of COPIES equal ones, as few as they take, and W1 and W2 are
+their operands where they were put, in shared memory. W2 is needed three times. W1 is not once K and Q went through it: its
+place is the pairs', so that three programs fit a multiprocessor of an H100, and the loads of one go on beside the sums of two.
+Where shared memory is too small for W, products are sums over registers, of one column.
 
 Bytes a head and token, split form: W1 and W2 16 F^2, biases 20 F, q, k, v, out 8 F; pairs, 20 F + 4 each, i read and one
 written. A commit adds 48 F^2 and biases 20 F. Mean over a cycle with F = 64, C = 16: 90.6 KB, of which weights are 65.5.
-Operations a head and token: 20 F^2 multiply-adds, by the FMA units: K W1, Q W1, X2 W2, D2 W2', Y2 W2.
+Operations a head and token: 20 F^2 multiply-adds, as often as there are copies: K W1, Q W1, X2 W2, D2 W2', Y2 W2.
 """
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -21,10 +26,50 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kernels.ttt.blocks import guarded, layer_norm, norm_l2_gradient, total
-from kernels.ttt.launch import PRECISION, Tiles, operand_dtype
+from kernels.ttt.launch import PRECISION, Tiles, operand_dtype, shared_memory
 from kernels.ttt.state import InnerState, LayerNorm
 from kernels.ttt_linear.step import commit, warps
 from kernels.ttt_mlp.gelu import gelu
+
+AROUND = 8192
+"""Bytes of shared memory for vectors, beside W and pairs."""
+
+
+class Shape(NamedTuple):
+    """Of a launch: copies of a vector, warps of a program, most registers of a thread (None: as many as it takes)."""
+
+    copies: int
+    warps: int
+    registers: int | None
+
+
+def _shape(hidden: int, tiles: Tiles, w: Tensor, shared: int) -> Shape:
+    """By matrix units where 16-bit weights fit ``shared`` bytes of shared memory; three to a multiprocessor if they can be."""
+    weight, pairs = (n * w.itemsize for n in (hidden * tiles.BF, 2 * tiles.BC * (hidden + tiles.BF)))
+    needed = weight + max(weight, pairs) + AROUND
+    if w.itemsize > 2 or needed > shared:
+        return Shape(1, max(4, warps(hidden * max(tiles.BF // 2, tiles.C), w)), None)
+    return Shape(8, 4, 168 if 3 * needed <= shared else None)
+
+
+@triton.jit
+def _down(w, x, PRECISION: tl.constexpr):
+    """w' x of w [K, M] and a vector x, by matrix units where it is a tile [K, COPIES], of one that is [K] by sums."""
+    if len(x.shape) == 2:
+        y = tl.dot(tl.trans(w), x, input_precision=PRECISION)
+    else:
+        y = tl.sum(w.to(tl.float32) * x.to(tl.float32)[:, None], 0)
+    return y
+
+
+@triton.jit
+def _along(w, x, PRECISION: tl.constexpr):
+    """w x of w [M, K]; else as ``_down``."""
+    if len(x.shape) == 2:
+        y = tl.dot(w, x, input_precision=PRECISION)
+    else:
+        y = tl.sum(w.to(tl.float32) * x.to(tl.float32)[None, :], 1)
+    return y
 
 
 @triton.jit
@@ -36,13 +81,17 @@ def _token(
     H: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, G: tl.constexpr, BG: tl.constexpr, C: tl.constexpr, SLOTS: tl.constexpr,
     COPIES: tl.constexpr, EPS: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid [B H]. Features are padded to BF, the G hidden ones to BG; vectors of features are columns [BF, COPIES]."""
+    """Grid [B H]. Features are padded to BF, the G hidden ones to BG."""
     cell = tl.program_id(0).to(tl.int64)
     i_b, i_h = cell // H, cell % H
     slot = tl.load(position_ptr + i_b) % C
-    copies = tl.arange(0, COPIES)[None, :]
-    f, g, j = tl.arange(0, BF)[:, None], tl.arange(0, BG)[:, None], tl.arange(0, SLOTS)[:, None]
-    row, wide, here, there, once = tl.arange(0, BF)[None, :], tl.arange(0, BG)[None, :], f < F, g < G, copies == 0
+    f, g, j = tl.arange(0, BF), tl.arange(0, BG), tl.arange(0, SLOTS)
+    row, wide, feature, unit, pair = f[None, :], g[None, :], f[:, None], g[:, None], j[:, None]
+    copies = 0
+    if COPIES > 1:
+        copies = tl.arange(0, COPIES)[None, :]
+        f, g, j = feature, unit, pair
+    here, there, once = f < F, g < G, copies == 0
     weight1_ptr += cell * F * G
     weight2_ptr += cell * F * G
     rest1_ptr += cell * F * G
@@ -55,19 +104,14 @@ def _token(
     grads1_ptr += cell * C * G
     grads2_ptr += cell * C * F
     dtype: tl.constexpr = keys_ptr.dtype.element_ty
-    w1 = tl.load(weight1_ptr + f * G + wide, mask=here & (wide < G), other=0.0)
-    w2 = tl.load(weight2_ptr + g * F + row, mask=there & (row < F), other=0.0)
+    w1 = tl.load(weight1_ptr + feature * G + wide, mask=(feature < F) & (wide < G), other=0.0)
+    w2 = tl.load(weight2_ptr + unit * F + row, mask=(unit < G) & (row < F), other=0.0)
     bias1 = tl.load(bias1_ptr + g, mask=there, other=0.0)
     bias2 = tl.load(bias2_ptr + f, mask=here, other=0.0)
     v = tl.load(v_ptr + i_b * v_row + i_h * v_head + f, mask=here, other=0.0).to(tl.float32)
     rho = tl.load(rho_ptr + i_b * rho_row + i_h * rho_head).to(tl.float32)
     tl.debug_barrier()  # else the assembler lets all loads wait for the slot
-    is_open = j < slot
-    gates = tl.load(gates_ptr + j, mask=is_open, other=0.0)
-    keys = tl.load(keys_ptr + j * F + row, mask=is_open & (row < F), other=0.0)
-    grads1 = tl.load(grads1_ptr + j * G + wide, mask=is_open & (wide < G), other=0.0)
-    hidden = tl.load(hidden_ptr + j * G + wide, mask=is_open & (wide < G), other=0.0)
-    grads2 = tl.load(grads2_ptr + j * F + row, mask=is_open & (row < F), other=0.0)
+    gates = tl.load(gates_ptr + j, mask=j < slot, other=0.0)
     tau = tl.load(tau_ptr + slot).to(tl.float32)
     k = tl.load(k_ptr + i_b * k_row + i_h * k_head + f + 0 * copies, mask=here & (copies >= 0), other=0.0).to(tl.float32)
     q = tl.load(q_ptr + i_b * q_row + i_h * q_head + f + 0 * copies, mask=here & (copies >= 0), other=0.0).to(tl.float32)
@@ -75,7 +119,14 @@ def _token(
     beta = tl.load(beta_ptr + i_h * F + f, mask=here, other=0.0).to(tl.float32)
 
     key = guarded(k, dtype)
+    query = guarded(q, dtype)
     x2, slope = gelu(_down(w1, key, PRECISION) + bias1, False)
+    y = _down(w1, query, PRECISION) + bias1
+    near, far = (pair < slot) & (row < F), (pair < slot) & (wide < G)
+    keys = tl.load(keys_ptr + pair * F + row, mask=near, other=0.0)
+    grads1 = tl.load(grads1_ptr + pair * G + wide, mask=far, other=0.0)
+    hidden = tl.load(hidden_ptr + pair * G + wide, mask=far, other=0.0)
+    grads2 = tl.load(grads2_ptr + pair * F + row, mask=near, other=0.0)
     x2 = guarded(x2, dtype)
     z = _down(w2, x2, PRECISION) + bias2
     d2 = norm_l2_gradient(z, gamma * (beta - v + k), gamma * gamma, tl.where(here, 1.0, 0.0), 0, F, EPS)
@@ -87,10 +138,8 @@ def _token(
     tl.store(grads2_ptr + slot * F + f + 0 * copies, d2, mask=here & once)
     tl.store(gates_ptr + slot, rho)
 
-    query = guarded(q, dtype)
     share = guarded(gates * (_along(keys, query, PRECISION) + 1), dtype)
     own = rho * (total(key.to(tl.float32) * q, 0) + 1)
-    y = _down(w1, query, PRECISION) + bias1
     y, _ = gelu(y - tau * (_down(grads1, share, PRECISION) + own * d1.to(tl.float32)), False)
     hot = guarded(y, dtype)
     share = guarded(gates * (_along(hidden, hot, PRECISION) + 1), dtype)
@@ -107,26 +156,6 @@ def _token(
         commit(
             weight2_ptr, rest2_ptr, bias2_ptr, hidden_ptr, grads2_ptr, gates_ptr, tau, G, F, BF, C, SLOTS, 64, SPLIT, PRECISION
         )
-
-
-@triton.jit
-def _down(w, x, PRECISION: tl.constexpr):
-    """w' x of w [K, M] and a vector x [K, COPIES]: by matrix units if it has copies, else by sums."""
-    if x.shape[1] > 1:
-        y = tl.dot(tl.trans(w), x, input_precision=PRECISION)
-    else:
-        y = tl.sum(w.to(tl.float32) * x.to(tl.float32), 0)[:, None]
-    return y
-
-
-@triton.jit
-def _along(w, x, PRECISION: tl.constexpr):
-    """w x of w [M, K]; otherwise as ``_down``."""
-    if x.shape[1] > 1:
-        y = tl.dot(w, x, input_precision=PRECISION)
-    else:
-        y = tl.sum(w.to(tl.float32) * tl.trans(x).to(tl.float32), 1)[:, None]
-    return y
 
 
 @torch.no_grad()
@@ -160,13 +189,12 @@ def _step(
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     out, padded = q.new_empty(q.shape), triton.next_power_of_2(hidden)
     strides = [n for x in (q, k, v, rho) for n in x.stride()[:2]]
-    copies = 8 if head_dim <= 64 else 1
+    shape = _shape(padded, tiles, w[0], shared_memory(q.device))
     _token[(batch * heads,)](
         q, k, v, rho, tau.contiguous(), gamma.contiguous(), beta.contiguous(),
         *w, *(lo or w), *b, gates, *inputs, *grads, position, out, *strides,
-        H=heads, F=head_dim, BF=tiles.BF, G=hidden, BG=padded, C=tiles.C, SLOTS=tiles.BC,
-        COPIES=copies, EPS=eps, SPLIT=bool(lo), PRECISION=PRECISION,
-        num_warps=max(4, warps(padded * max(tiles.BF // 2, tiles.C), w[0])), num_stages=1,
+        H=heads, F=head_dim, BF=tiles.BF, G=hidden, BG=padded, C=tiles.C, SLOTS=tiles.BC, COPIES=shape.copies,
+        EPS=eps, SPLIT=bool(lo), PRECISION=PRECISION, num_warps=shape.warps, num_stages=1, maxnreg=shape.registers,
     )  # fmt: skip
     position += 1
     return out
