@@ -100,7 +100,7 @@ def test_exact_form(module: ModuleType, head_dim: int, mini_batch: int, tokens: 
 def test_split_form(module: ModuleType, shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In 16 bits within the bounds of kernels/check.py: a multiple of the yardstick's error, and no more than 5e-3.
 
-    shared: bytes of shared memory, with which TTT-MLP's products are those of the matrix units, and without which they are sums.
+    shared: bytes of shared memory; with enough, products of TTT-MLP are those of the matrix units, else sums.
     """
     monkeypatch.setattr(mlp, "shared_memory", lambda _: shared)
     case = Case(module, torch.float16)
