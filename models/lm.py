@@ -104,14 +104,17 @@ class LM(nn.Module):
             p.data = p.data.to(torch.promote_types(dtype, torch.float32) if id(p) in kept else dtype)
         return self
 
+    @torch.no_grad()
     def unite(self, other: "LM | None" = None) -> "LM":
-        """Puts ``Mixer.parallel`` weights side by side, for steps, in place; not to be moved to another device or dtype then.
+        """Puts ``Mixer.parallel`` weights side by side, in place, and settles what is ``Mixer.derived``, for steps.
 
+        Weights may be loaded then, but not trained, nor moved to another device or dtype, before it is called again.
         other: has the same parameters, and did so already.
         """
         for mixer, twin in zip(self.mixers, (other or self).mixers, strict=True):
             weights = mixer.parallel()
             mixer.united = twin.united if other else side_by_side(weights) if weights else None
+            mixer.settled = mixer.derived()
         return self
 
     def train_in(self, dtype: torch.dtype, *, recompute: bool = False, compiled: bool = False) -> "LM":

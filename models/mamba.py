@@ -72,8 +72,11 @@ class Mamba(Mixer):
         """Arguments of the scan, from the convolved input u and the gate z [..., E]."""
         dt, b, c = self.x_proj(u).split((self.rank, self.d_state, self.d_state), dim=-1)
         dt = self.op.project(dt, self.dt_proj.weight.to(u.dtype))
-        a = -torch.exp(self.a_log.to(torch.promote_types(u.dtype, torch.float32)))
-        return {"u": u, "dt": dt, "dt_bias": self.dt_proj.bias, "a": a, "b": b, "c": c, "d": self.d, "z": z}
+        return {"u": u, "dt": dt, "dt_bias": self.dt_proj.bias, "a": self.kept(), "b": b, "c": c, "d": self.d, "z": z}
+
+    def derived(self) -> Float[Tensor, "E N"]:
+        """A."""
+        return -torch.exp(self.a_log.to(torch.promote_types(self.a_log.dtype, torch.float32)))
 
     def _inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """Input of the convolution and gate, [..., E] each."""

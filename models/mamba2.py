@@ -74,8 +74,11 @@ class Mamba2(Mixer):
     def _arguments(self, convolved: Tensor, dt: Tensor) -> tuple[Tensor, ...]:
         """Arguments of the scan, from x, B and C side by side [..., E + 2 N]."""
         x, b, c = convolved.split((self.inner, self.d_state, self.d_state), dim=-1)
-        a = -torch.exp(self.a_log.to(torch.promote_types(self.a_log.dtype, torch.float32)))
-        return x.unflatten(-1, (self.heads, self.head_dim)), dt, self.dt_bias, a, b, c, self.d
+        return x.unflatten(-1, (self.heads, self.head_dim)), dt, self.dt_bias, self.kept(), b, c, self.d
+
+    def derived(self) -> Float[Tensor, " H"]:
+        """A."""
+        return -torch.exp(self.a_log.to(torch.promote_types(self.a_log.dtype, torch.float32)))
 
     def _output(self, y: Float[Tensor, "*B H P"], z: Float[Tensor, "*B E"]) -> Float[Tensor, "*B D"]:
         return self.out_proj(self.norm_op.forward(y.flatten(-2), z, self.norm_weight.to(z.dtype)))

@@ -56,13 +56,17 @@ class Mixer(nn.Module, ABC):
 
     A subclass is built as ``Mixer(size, **options)``; ``conf/model`` names it and gives the options.
     united: ``parallel`` weights side by side, of which they are parts; None: each lies where it likes.
+    settled: ``derived``; None: it is worked out whenever it is wanted.
     """
 
     united: Tensor | None
+    settled: Tensor | None
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("united", None, persistent=False)
+        self.register_buffer("settled", None, persistent=False)
+        self.register_load_state_dict_post_hook(_settle_anew)  # type: ignore[no-untyped-call]
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
@@ -106,9 +110,26 @@ class Mixer(nn.Module, ABC):
         """Weights [O, D] of products of the same input, which a step may have as one."""
         return []
 
+    def derived(self) -> Tensor | None:
+        """What a step would work out of parameters alone."""
+        return None
+
+    def kept(self) -> Tensor:
+        """``derived`` of a mixer that has it: as it was settled, unless gradients are wanted."""
+        found = self.derived() if self.settled is None or torch.is_grad_enabled() else self.settled
+        assert found is not None
+        return found
+
     def parameter_bytes(self) -> int:
         """Bytes of the parameters."""
         return sum(p.numel() * p.element_size() for p in self.parameters())
+
+
+@torch.no_grad()
+def _settle_anew(mixer: Mixer, _keys: object) -> None:
+    """Of weights that were loaded."""
+    if mixer.settled is not None:
+        mixer.settled = mixer.derived()
 
 
 class Stateless(Mixer):

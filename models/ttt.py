@@ -147,7 +147,7 @@ class TTT(Mixer):
         other = self.gate if self.is_gated else self.k
         return [self.q.weight, self.v.weight, other.weight, *self._rate_weight()]
 
-    def token_rates(self) -> Float[Tensor, " C"]:
+    def derived(self) -> Float[Tensor, " C"]:
         """tau."""
         if not self.learned_rate:
             return self.norm_weight.new_ones(self.mini_batch)
@@ -165,7 +165,7 @@ class TTT(Mixer):
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         weights, biases = tuple(self.inner_weights), tuple(self.inner_biases)
-        return self._output(self.op.forward(*self.views(x), self.token_rates(), weights, biases, self.norm), self._gate(x))
+        return self._output(self.op.forward(*self.views(x), self.kept(), weights, biases, self.norm), self._gate(x))
 
     def init_state(self, batch: int, max_len: int) -> TTTState:
         weights, biases = tuple(self.inner_weights), tuple(self.inner_biases)
@@ -181,14 +181,14 @@ class TTT(Mixer):
         return self._prefill(self._further(*self._products(x), state), x, state)
 
     def _prefill(self, views: Views, x: Float[Tensor, "B T D"], state: TTTState) -> Float[Tensor, "B T D"]:
-        return self._output(self.op.prefill(*views, self.token_rates(), self.norm, state.inner), self._gate(x))
+        return self._output(self.op.prefill(*views, self.kept(), self.norm, state.inner), self._gate(x))
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"], state: TTTState) -> Float[Tensor, "B D"]:
         q, v, other, *rate = products(x[:, None], self.parallel(), self.united)
         k, gate = (None, other[:, 0]) if self.is_gated else (other, None)
         views = (y[:, 0] for y in self._further(q, k, v, rate, state))
-        return self._output(self.op.step(*views, self.token_rates(), self.norm, state.inner), gate)
+        return self._output(self.op.step(*views, self.kept(), self.norm, state.inner), gate)
 
     @torch.no_grad()
     def inner_losses(self, x: Float[Tensor, "B T D"]) -> dict[str, Float[Tensor, "B T H"]]:
@@ -206,7 +206,7 @@ class TTT(Mixer):
         for query, key, value, gate in zip(*(y.split(self.mini_batch, dim=1) for y in (q, k, v, rho)), strict=True):
             found["w0"].append(inner_loss(key, value, *start, self.norm))
             found["before"].append(inner_loss(key, value, state.dense(), state.biases, self.norm))
-            self.op.prefill(query, key, value, gate, self.token_rates(), self.norm, state)
+            self.op.prefill(query, key, value, gate, self.kept(), self.norm, state)
             found["after"].append(inner_loss(key, value, state.dense(), state.biases, self.norm))
         return {name: torch.cat(parts, dim=1) for name, parts in found.items()}
 
