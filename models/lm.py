@@ -39,15 +39,15 @@ class Branch(nn.Module):
 
     def begin(self, h: Float[Tensor, "B T D"], state: State) -> Float[Tensor, "B T D"]:
         """``Mixer.begin`` with norm and residual."""
-        return h + self.mixer.begin(self.norm(h), state)
+        return _plus(h, self.mixer.begin(self.norm(h), state))
 
     def prefill(self, h: Float[Tensor, "B T D"], state: State) -> Float[Tensor, "B T D"]:
         """``Mixer.prefill`` with norm and residual."""
-        return h + self.mixer.prefill(self.norm(h), state)
+        return _plus(h, self.mixer.prefill(self.norm(h), state))
 
     def step(self, h: Float[Tensor, "B D"], state: State) -> Float[Tensor, "B D"]:
         """``Mixer.step`` with norm and residual."""
-        return h + self.mixer.step(self.norm(h), state)
+        return (_wide(h) + self.mixer.step(self.norm(h), state)).to(h.dtype)  # for an addmm h would be copied first
 
 
 class Block(nn.Sequential):
@@ -226,6 +226,11 @@ class LM(nn.Module):
     def norm_bytes(self) -> int:
         """Bytes of the weight of one RMSNorm: a branch's or the final one."""
         return self.norm.weight.numel() * self.norm.weight.element_size()
+
+
+def _plus(h: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    """h + y as rows of D, which torch.compile makes part of the product that y is (addmm)."""
+    return (h.flatten(0, 1) + y.flatten(0, 1)).view_as(h)
 
 
 def _limit_recompiling() -> None:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels.causal_conv.reference import weigh
+from kernels.causal_conv.reference import convolve, weigh
 from models.cost import Convention, Cost, Phase, sequence_cost
 from models.layers import CausalConv
 from models.mixer import Mixer, Size, state_bytes
@@ -33,17 +33,24 @@ class ShortConv(Mixer):
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.conv(x)
 
+    def derived(self) -> Float[Tensor, "K 1 D"]:
+        """The weights tap by tap: neighbours in memory are of neighbouring channels, as in the inputs that they weigh."""
+        return self.conv.weight.transpose(0, 2).contiguous()
+
+    def _operands(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return self.kept().transpose(0, 2).to(dtype), self.conv.bias.to(dtype)
+
     def init_state(self, batch: int, max_len: int) -> ConvState:
         return ConvState(tuple(past.contiguous() for past in self.conv.init_state(batch).unbind(1)))
 
     @torch.no_grad()
     def begin(self, x: Float[Tensor, "B T D"], state: ConvState) -> Float[Tensor, "B T D"]:
         self._advance(x, state)
-        return self.conv(x)
+        return convolve(x, *self._operands(x.dtype))
 
     @torch.no_grad()
     def prefill(self, x: Float[Tensor, "B T D"], state: ConvState) -> Float[Tensor, "B T D"]:
-        out = self.conv(x, torch.stack(state.past, dim=1))
+        out = convolve(x, *self._operands(x.dtype), torch.stack(state.past, dim=1))
         self._advance(x, state)
         return out
 
@@ -56,7 +63,7 @@ class ShortConv(Mixer):
     @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"], state: ConvState) -> Float[Tensor, "B D"]:
         inputs = (*state.past, x)
-        out = weigh(inputs, *self.conv.parameters_in(x.dtype))
+        out = weigh(inputs, *self._operands(x.dtype))
         for past, later in pairwise(inputs):
             past.copy_(later)
         return out
