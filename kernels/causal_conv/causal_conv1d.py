@@ -1,16 +1,19 @@
-"""The convolution and SiLU by the CUDA kernels of causal-conv1d.
+"""The convolution and SiLU by the CUDA kernels of causal-conv1d; one token by ours.
 
 They read [B, E, T] with either E or T densest in memory, the former with strides in multiples of 8; inputs laid out
 otherwise are copied.
 """
 
 import torch
-from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
+from causal_conv1d import causal_conv1d_fn
 from jaxtyping import Float
 from torch import Tensor
 
 from kernels.causal_conv.reference import advance
+from kernels.causal_conv.step import step
 from kernels.opaque import opaque
+
+__all__ = ["begin", "forward", "prefill", "step"]
 
 
 def forward(x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"]) -> Float[Tensor, "B T E"]:
@@ -41,13 +44,3 @@ def prefill(
     out[:, :kept] = forward(torch.cat((past, x[:, :kept]), dim=1), weight, bias)[:, kept:]
     advance(past, x)
     return out
-
-
-@opaque
-@torch.no_grad()
-def step(
-    x: Float[Tensor, "B E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"], past: Float[Tensor, "B S E"]
-) -> Float[Tensor, "B E"]:
-    """As the reference."""
-    y: Tensor = causal_conv1d_update(x, past.transpose(1, 2), weight[:, 0], bias, activation="silu")
-    return y
