@@ -15,7 +15,7 @@ def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 
 @pytest.mark.parametrize("taps", [2, 4])
 @pytest.mark.parametrize(("heads", "head_dim"), [(2, 16), (1, 24)])
-@pytest.mark.parametrize("length", [1, 2, 33])
+@pytest.mark.parametrize("length", [1, 2, 33, 131])
 @pytest.mark.parametrize("started", [False, True])
 def test_views_are_those_of_the_reference(taps: int, heads: int, head_dim: int, length: int, started: bool) -> None:
     draw = torch.Generator().manual_seed(length)

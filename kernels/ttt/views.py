@@ -16,6 +16,7 @@ from torch import Tensor
 from kernels.causal_conv.reference import advance
 
 TOKENS = 32
+TILES = 4  # of a program, where angles come again in each
 
 
 @triton.jit
@@ -29,33 +30,38 @@ def _rotated(acc, cos, sin, ROWS: tl.constexpr, BF: tl.constexpr):
 def _views(
     x_ptr, past_ptr, wq_ptr, bq_ptr, wk_ptr, bk_ptr, cos_ptr, sin_ptr, start_ptr, q_ptr, k_ptr, T, stride_b, stride_t,
     H: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, C: tl.constexpr, TAPS: tl.constexpr, ROWS: tl.constexpr,
-    STARTED: tl.constexpr, MOVES: tl.constexpr,
+    TILES: tl.constexpr, STARTED: tl.constexpr, MOVES: tl.constexpr,
 ):  # fmt: skip
-    """ROWS tokens of one head of one sequence. STARTED: ``past`` has the inputs before. MOVES: it gets the last ones."""
-    tile, head, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    f, half, t = tl.arange(0, BF)[None, :], tl.arange(0, BF // 2)[None, :], tile * ROWS + tl.arange(0, ROWS)[:, None]
+    """TILES times ROWS tokens of one head of one sequence, with the same angles each time.
+
+    STARTED: ``past`` has the inputs before. MOVES: it gets the last ones.
+    """
+    first, head, batch = tl.program_id(0) * (TILES * ROWS), tl.program_id(1), tl.program_id(2)
+    f, half, t = tl.arange(0, BF)[None, :], tl.arange(0, BF // 2)[None, :], first + tl.arange(0, ROWS)[:, None]
     channel, kept, row = head * F + f, TAPS - 1, batch.to(tl.int64)
     is_feature = f < F
-    q = tl.zeros([ROWS, BF], tl.float32) + tl.load(bq_ptr + channel, mask=is_feature, other=0.0).to(tl.float32)
-    k = tl.zeros([ROWS, BF], tl.float32) + tl.load(bk_ptr + channel, mask=is_feature, other=0.0).to(tl.float32)
-    for tap in tl.static_range(TAPS):
-        at = t + tap - kept
-        x = tl.load(x_ptr + row * stride_b + at * stride_t + channel, mask=(at >= 0) & (at < T) & is_feature, other=0.0)
-        x = x.to(tl.float32)
-        if STARTED:
-            before = past_ptr + (row * kept + at + kept) * (H * F) + channel
-            x += tl.load(before, mask=(at < 0) & is_feature, other=0.0).to(tl.float32)
-        q += x * tl.load(wq_ptr + channel * TAPS + tap, mask=is_feature, other=0.0).to(tl.float32)
-        k += x * tl.load(wk_ptr + channel * TAPS + tap, mask=is_feature, other=0.0).to(tl.float32)
     place = t % C
     if STARTED:
         place = (t + tl.load(start_ptr + batch)) % C
     angle = place * (F // 2) + half
     cos = tl.load(cos_ptr + angle, mask=half < F // 2, other=0.0).to(x_ptr.dtype.element_ty).to(tl.float32)
     sin = tl.load(sin_ptr + angle, mask=half < F // 2, other=0.0).to(x_ptr.dtype.element_ty).to(tl.float32)
-    out, mask = (row * T + t) * (H * F) + channel, (t < T) & is_feature
-    tl.store(q_ptr + out, _rotated(q, cos, sin, ROWS, BF).to(q_ptr.dtype.element_ty), mask=mask)
-    tl.store(k_ptr + out, _rotated(k, cos, sin, ROWS, BF).to(k_ptr.dtype.element_ty), mask=mask)
+    for _ in range(TILES):
+        q = tl.zeros([ROWS, BF], tl.float32) + tl.load(bq_ptr + channel, mask=is_feature, other=0.0).to(tl.float32)
+        k = tl.zeros([ROWS, BF], tl.float32) + tl.load(bk_ptr + channel, mask=is_feature, other=0.0).to(tl.float32)
+        for tap in tl.static_range(TAPS):
+            at = t + tap - kept
+            x = tl.load(x_ptr + row * stride_b + at * stride_t + channel, mask=(at >= 0) & (at < T) & is_feature, other=0.0)
+            x = x.to(tl.float32)
+            if STARTED:
+                before = past_ptr + (row * kept + at + kept) * (H * F) + channel
+                x += tl.load(before, mask=(at < 0) & is_feature, other=0.0).to(tl.float32)
+            q += x * tl.load(wq_ptr + channel * TAPS + tap, mask=is_feature, other=0.0).to(tl.float32)
+            k += x * tl.load(wk_ptr + channel * TAPS + tap, mask=is_feature, other=0.0).to(tl.float32)
+        out, mask = (row * T + t) * (H * F) + channel, (t < T) & is_feature
+        tl.store(q_ptr + out, _rotated(q, cos, sin, ROWS, BF).to(q_ptr.dtype.element_ty), mask=mask)
+        tl.store(k_ptr + out, _rotated(k, cos, sin, ROWS, BF).to(k_ptr.dtype.element_ty), mask=mask)
+        t += ROWS
     if MOVES:
         slot = tl.arange(0, triton.next_power_of_2(TAPS))[:, None]
         at, inside = T - kept + slot, (slot < kept) & is_feature
@@ -94,11 +100,12 @@ def _run(
     q, k = _like(x, cos)
     batch, length, heads, head_dim = q.shape
     rows = min(TOKENS, triton.next_power_of_2(length))
-    _views[-(-length // rows), heads, batch](
+    tiles = TILES if length >= TILES * rows and rows % len(cos) == 0 else 1
+    _views[-(-length // (tiles * rows)), heads, batch](
         x, *(past or [x]), wq.contiguous(), bq, wk.contiguous(), bk, cos.contiguous(), sin.contiguous(), *(start or [cos]),
         q, k, length, *x.stride()[:2],
         H=heads, F=head_dim, BF=triton.next_power_of_2(head_dim), C=len(cos), TAPS=wq.shape[-1], ROWS=rows,
-        STARTED=bool(start), MOVES=bool(past) and length <= rows, num_warps=4 if rows == TOKENS else 1,
+        TILES=tiles, STARTED=bool(start), MOVES=bool(past) and length <= rows, num_warps=4 if rows == TOKENS else 1,
     )  # fmt: skip
     if past and length > rows:  # other programs read it
         advance(past[0], x)
