@@ -3,7 +3,8 @@
 The cache of one head of one row is cut in slices, one program each, so that few rows fill the GPU too (as Flash-Decoding,
 https://crfm.stanford.edu/2023/10/12/flashdecoding.html). Keys and values are read once, and nothing after the position.
 Every one of BLOCK slots keeps a softmax of its own (arXiv 1805.02867, algorithm 3) over the keys that pass through it: no
-slot waits for another until the end.
+slot waits for another until the end. Tiles come by asynchronous copies into shared memory, STAGES - 1 at a time: loads into
+registers wait in turn, as the compiler puts each just before its use.
 
 Bytes: 2 x position x F of the cache's dtype for each head; partial results of F + 2 float32 for each slice.
 """
@@ -21,7 +22,8 @@ from kernels.opaque import opaque
 
 __all__ = ["begin", "forward", "prefill", "step"]
 
-BLOCK = 128
+TILE = 4096  # bytes of the keys that one iteration takes, and of the values
+STAGES = 4
 PROGRAMS = 4096  # about so many slices in all: several for each multiprocessor, of at least SLICE tokens
 SLICE = 512
 LOWEST = tl.constexpr(-1e30)
@@ -41,10 +43,12 @@ def step(
     views = [x.contiguous() for x in (q, k, v)]
     scale = math.log2(math.e) / math.sqrt(width)
     sizes = {"WIDTH": width, "PADDED": triton.next_power_of_2(width)}
-    _attend[(rows * heads, slices)](
+    block = max(1, TILE // (sizes["PADDED"] * cache.key.element_size()))
+    _attend[(rows * heads * slices,)](
         *(*views, cache.key, cache.value, cache.position, partial, top, total, scale, heads, length, slices),
         **sizes,
-        BLOCK=BLOCK,
+        BLOCK=block,
+        STAGES=STAGES,
     )
     out = torch.empty_like(views[0])
     padded = triton.next_power_of_2(slices)
@@ -70,9 +74,10 @@ def _attend(
     WIDTH: tl.constexpr,
     PADDED: tl.constexpr,
     BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """One slice of one head; the first one also takes the new token, and writes it to the cache."""
-    i_head, i_slice = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    i_head, i_slice = (tl.program_id(0) // slices).to(tl.int64), tl.program_id(0) % slices
     i_f, i_t = tl.arange(0, PADDED), tl.arange(0, BLOCK)
     m_f = i_f < WIDTH
     position = tl.load(p_position + i_head // heads)
@@ -84,13 +89,11 @@ def _attend(
     top = tl.full([BLOCK], LOWEST, tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     out = tl.zeros([BLOCK, PADDED], tl.float32)
-    for t in range(start, end, BLOCK):
-        m_t = t + i_t < end
-        at = (t + i_t)[:, None] * WIDTH + i_f[None, :]
-        mask = m_t[:, None] & m_f[None, :]
-        key = tl.load(p_keys + at, mask=mask, other=0.0).to(tl.float32)
-        value = tl.load(p_values + at, mask=mask, other=0.0).to(tl.float32)
-        score = tl.where(m_t, tl.sum(q[None, :] * key, axis=1), -float("inf"))
+    for t in tl.range(start, end, BLOCK, num_stages=STAGES):
+        at = tl.minimum(t + i_t, end - 1)[:, None] * WIDTH + i_f[None, :]  # the last token again, not a mask
+        key = tl.load(p_keys + at, mask=m_f[None, :], other=0.0).to(tl.float32)
+        value = tl.load(p_values + at, mask=m_f[None, :], other=0.0).to(tl.float32)
+        score = tl.where(t + i_t < end, tl.sum(q[None, :] * key, axis=1), -float("inf"))
         higher = tl.maximum(top, score)
         kept, weight = tl.exp2(top - higher), tl.exp2(score - higher)
         total = total * kept + weight
