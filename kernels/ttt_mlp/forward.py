@@ -20,18 +20,6 @@ from kernels.ttt_mlp.launch import modes, sizes, warps
 Tensors = tuple[Tensor, ...]
 
 
-def start(w1: Tensor, w2: Tensor, b1: Tensor, b2: Tensor, batch: int) -> tuple[Tensors, Tensors]:
-    """What ``chain`` moves, w1 (transposed), w2, b1, b2 in float32 of ``batch`` sequences, and what centring took from w2, b2.
-
-    w1 [_ H F N], w2 [_ H N F], b1 [_ H N], b2 [_ H F], with or without a batch dimension.
-    """
-    w1, w2, b1, b2 = (x.float() for x in (w1.transpose(-1, -2), w2, b1, b2))
-    means = (w2.mean(-1, keepdim=True), b2.mean(-1, keepdim=True))
-    moved = (w1, w2 - means[0], b1, b2 - means[1])
-    wide = (x.expand(batch, *x.shape[x.ndim - n :]) for x, n in zip(moved, (3, 3, 2, 2), strict=True))
-    return tuple(x.clone(memory_format=torch.contiguous_format) for x in wide), means
-
-
 def chunk_weights(q: Tensor, chunks: int) -> Tensors:
     """Room for w1 (transposed), w2 as operands, b1, b2 before each of ``chunks`` chunks."""
     (batch, _, heads, narrow), dtype = q.shape, operand_dtype(q)

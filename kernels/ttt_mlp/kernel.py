@@ -11,10 +11,11 @@ from torch import Tensor
 
 from kernels.ttt.flops import register_flops
 from kernels.ttt.launch import CHUNK, gradient_scale, operand_dtype
-from kernels.ttt.state import InnerState, LayerNorm, split_weight
+from kernels.ttt.state import InnerState, LayerNorm
 from kernels.ttt.views import views
 from kernels.ttt_mlp import tiled_chain
-from kernels.ttt_mlp.forward import Forward, chunk_weights, start
+from kernels.ttt_mlp.forward import Forward, chunk_weights
+from kernels.ttt_mlp.held import Held
 from kernels.ttt_mlp.launch import IN_REGISTERS, tiles_of
 from kernels.ttt_mlp.panels import Backward
 from kernels.ttt_mlp.step import step
@@ -72,8 +73,9 @@ def _forward(
 ) -> list[Tensor]:  # fmt: skip
     """out, and if ``save`` w1 (transposed), w2, b1 and b2 before every chunk (else empty); with weights in memory z2, too."""
     tiles, out, kept = tiles_of(q, tau), q.new_empty(q.shape), _kept(q, save)
-    moved, _ = start(w1, w2, b1, b2, q.shape[0])
     q, k, v, rho, tau, gamma, beta = (x.contiguous() for x in (q, k, v, rho, tau, gamma, beta))
+    w1, w2, b1, b2 = (x.contiguous() for x in (w1, w2, b1, b2))
+    moved, _ = Held(tiles, (w1, w2), (b1, b2)).start(q.shape[0])
     _walk(Forward(tiles, eps, (q, k, v, rho, tau), (gamma, beta), moved, out, kept if save else None))
     return [out, *kept]
 
@@ -155,17 +157,11 @@ def _prefill(
     """out; the state moves by T tokens. ``lo``: the remainders of w1 and w2, or nothing where they are float32."""
     tiles, out = tiles_of(q, tau), q.new_empty(q.shape)
     q, k, v, rho, tau, gamma, beta = (x.contiguous() for x in (q, k, v, rho, tau, gamma, beta))
-    first, second = (hi.float() + rest.float() for hi, rest in zip((w1, w2), lo, strict=True)) if lo else (w1, w2)
-    moved, means = start(first, second, b1, b2, q.shape[0])
+    held = Held(tiles, (w1, w2), (b1, b2), lo)
+    moved, means = held.start(q.shape[0])
     slots = (slot_k, slot_x, slot_d1, slot_d2, slot_rho, position)
     _walk(Forward(tiles, eps, (q, k, v, rho, tau), (gamma, beta), moved, out, slots=slots))
-    dense = (moved[0].transpose(2, 3), moved[1] + means[0])
-    values = [part for weight in dense for part in (split_weight(weight) if lo else (weight,))]
-    for held, value in zip([w1, lo[0], w2, lo[1]] if lo else [w1, w2], values, strict=True):
-        held.copy_(value)
-    b1.copy_(moved[2])
-    b2.copy_(moved[3] + means[1])
-    position += q.shape[1]
+    held.finish(moved, means, position, q.shape[1])
     return out
 
 
