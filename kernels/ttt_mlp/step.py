@@ -7,14 +7,15 @@ pairs (K, D1), (X2, D2) and its gate, and the answer takes what the open pairs w
     Y2 = GELU(Q W1 + b1 - tau_i sum rho_j (Q K_j' + 1) D1_j)
     out = Q + LN(Y2 W2 + b2 - tau_i sum rho_j (Y2 X2_j' + 1) D2_j).
 
-Products are of the matrix units: a vector is a column of a tile of COPIES equal ones, as few as they take, and W1 and W2 are
-their operands where they were put, in shared memory. W2 is needed three times. W1 is not once K and Q went through it: its
-place is the pairs', so that three programs fit a multiprocessor of an H100, and the loads of one go on beside the sums of two.
-Where shared memory is too small for W, products are sums over registers, of one column.
+Products are of the matrix units, a part of the hidden units a warp, so that only z and the answer are summed across warps: a
+vector is 16 equal rows, or 8 equal columns, which are dropped at once, so that what is not a product is done once, not 8 times.
+W1 and W2 lie in shared memory, W2 for three products; W1's place is the pairs' once K and Q went through it, so that three
+programs fit a multiprocessor of an H100, and the loads of one go on beside the sums of two. Loads are sent in the order of
+what they wait for, and written to shared memory as late as may be. Where shared memory is too small, products are sums.
 
 Bytes a head and token, split form: W1 and W2 16 F^2, biases 20 F, q, k, v, out 8 F; pairs, 20 F + 4 each, i read and one
 written. A commit adds 48 F^2 and biases 20 F. Mean over a cycle with F = 64, C = 16: 90.6 KB, of which weights are 65.5.
-Operations a head and token: 20 F^2 multiply-adds, as often as there are copies: K W1, Q W1, X2 W2, D2 W2', Y2 W2.
+Operations a head and token: 20 F^2 multiply-adds, as often as there are equal rows: K W1, Q W1, X2 W2, D2 W2', Y2 W2.
 """
 
 from typing import NamedTuple
@@ -25,20 +26,23 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels.ttt.blocks import guarded, layer_norm, norm_l2_gradient, total
+from kernels.ttt.blocks import _INTERPRETED, guarded, layer_norm, norm_l2_gradient, total
 from kernels.ttt.launch import PRECISION, Tiles, operand_dtype, shared_memory
 from kernels.ttt.state import InnerState, LayerNorm
 from kernels.ttt_linear.step import commit, warps
 from kernels.ttt_mlp.gelu import gelu
 
+PARTS = 4
+"""Of the hidden units: one a warp, where products are of the matrix units."""
 AROUND = 8192
 """Bytes of shared memory for vectors, beside W and pairs."""
 
 
 class Shape(NamedTuple):
-    """Of a launch: copies of a vector, warps of a program, most registers of a thread (None: as many as it takes)."""
+    """Of a launch: by matrix units or not, parts, warps of a program, most registers of a thread (None: no limit)."""
 
-    copies: int
+    matrix: bool
+    parts: int
     warps: int
     registers: int | None
 
@@ -48,27 +52,54 @@ def _shape(hidden: int, tiles: Tiles, w: Tensor, shared: int) -> Shape:
     weight, pairs = (n * w.itemsize for n in (hidden * tiles.BF, 2 * tiles.BC * (hidden + tiles.BF)))
     needed = weight + max(weight, pairs) + AROUND
     if w.itemsize > 2 or needed > shared:
-        return Shape(1, max(4, warps(hidden * max(tiles.BF // 2, tiles.C), w)), None)
-    return Shape(8, 4, 168 if 3 * needed <= shared else None)
+        return Shape(False, 1, max(4, warps(hidden * max(tiles.BF // 2, tiles.C), w)), None)
+    return Shape(True, PARTS, PARTS, 168 if 3 * needed <= shared else None)
 
 
 @triton.jit
-def _down(w, x, PRECISION: tl.constexpr):
-    """w' x of w [K, M] and a vector x, by matrix units where it is a tile [K, COPIES], of one that is [K] by sums."""
-    if len(x.shape) == 2:
-        y = tl.dot(tl.trans(w), x, input_precision=PRECISION)
+def _pinned(x):
+    """x, written to shared memory here and no earlier, fetched from there as an operand where it is used and no earlier."""
+    if not _INTERPRETED:
+        x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=x.dtype, is_pure=False, pack=2)
+    return x
+
+
+@triton.jit
+def _one(x):
+    """One of the 8 equal rows of x [P, 8, M], its n-th eighth from row n: a thread adds what it has, and keeps no copy."""
+    P: tl.constexpr = x.shape[0]
+    M: tl.constexpr = x.shape[2]
+    n = tl.arange(0, 8)
+    x = tl.where(n[None, :, None, None] == n[None, None, :, None], tl.reshape(x, (P, 8, 8, M // 8)), 0.0)
+    return tl.reshape(tl.sum(x, 2), (P, M))
+
+
+@triton.jit
+def _halves(x):
+    """Rows 0 to 7 and 8 to 15 of x [P, 16, M]."""
+    return tl.split(tl.permute(tl.reshape(x, (x.shape[0], 2, 8, x.shape[2])), (0, 2, 3, 1)))
+
+
+@triton.jit
+def _down(x, w, MATRIX: tl.constexpr, PRECISION: tl.constexpr):
+    """x w of x [P, K] and w [P, K, M]."""
+    if MATRIX:
+        x = tl.broadcast_to(x[:, None, :], (w.shape[0], 16, w.shape[1]))
+        y, _ = _halves(tl.dot(x, w, input_precision=PRECISION))
+        y = _one(y)
     else:
-        y = tl.sum(w.to(tl.float32) * x.to(tl.float32)[:, None], 0)
+        y = tl.sum(w.to(tl.float32) * x.to(tl.float32)[:, :, None], 1)
     return y
 
 
 @triton.jit
-def _along(w, x, PRECISION: tl.constexpr):
-    """w x of w [M, K]; else as ``_down``."""
-    if len(x.shape) == 2:
-        y = tl.dot(w, x, input_precision=PRECISION)
+def _along(w, x, MATRIX: tl.constexpr, PRECISION: tl.constexpr):
+    """w x of w [P, M, K] and x [P, K]."""
+    if MATRIX:
+        x = tl.broadcast_to(x[:, :, None], (w.shape[0], w.shape[2], 8))
+        y = _one(tl.permute(tl.dot(w, x, input_precision=PRECISION), (0, 2, 1)))
     else:
-        y = tl.sum(w.to(tl.float32) * x.to(tl.float32)[None, :], 1)
+        y = tl.sum(w.to(tl.float32) * x.to(tl.float32)[:, None, :], 2)
     return y
 
 
@@ -79,19 +110,17 @@ def _token(
     gates_ptr, keys_ptr, hidden_ptr, grads1_ptr, grads2_ptr, position_ptr, out_ptr,
     q_row, q_head, k_row, k_head, v_row, v_head, rho_row, rho_head,
     H: tl.constexpr, F: tl.constexpr, BF: tl.constexpr, G: tl.constexpr, BG: tl.constexpr, C: tl.constexpr, SLOTS: tl.constexpr,
-    COPIES: tl.constexpr, EPS: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+    PARTS: tl.constexpr, MATRIX: tl.constexpr, EPS: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid [B H]. Features are padded to BF, the G hidden ones to BG."""
+    """Grid [B H]. Features are padded to BF, the G hidden ones to BG; vectors are [1, BF] and [PARTS, BG / PARTS]."""
     cell = tl.program_id(0).to(tl.int64)
     i_b, i_h = cell // H, cell % H
     slot = tl.load(position_ptr + i_b) % C
-    f, g, j = tl.arange(0, BF), tl.arange(0, BG), tl.arange(0, SLOTS)
-    row, wide, feature, unit, pair = f[None, :], g[None, :], f[:, None], g[:, None], j[:, None]
-    copies = 0
-    if COPIES > 1:
-        copies = tl.arange(0, COPIES)[None, :]
-        f, g, j = feature, unit, pair
-    here, there, once = f < F, g < G, copies == 0
+    f, j = tl.arange(0, BF)[None, :], tl.arange(0, SLOTS)[None, :]
+    part = tl.arange(0, PARTS)[:, None]
+    g = part * (BG // PARTS) + tl.arange(0, BG // PARTS)[None, :]
+    row, feature, wide, unit, pair = f[:, None, :], f[:, :, None], g[:, None, :], g[:, :, None], j[:, :, None]
+    here, there = f < F, g < G
     weight1_ptr += cell * F * G
     weight2_ptr += cell * F * G
     rest1_ptr += cell * F * G
@@ -113,41 +142,46 @@ def _token(
     tl.debug_barrier()  # else the assembler lets all loads wait for the slot
     gates = tl.load(gates_ptr + j, mask=j < slot, other=0.0)
     tau = tl.load(tau_ptr + slot).to(tl.float32)
-    k = tl.load(k_ptr + i_b * k_row + i_h * k_head + f + 0 * copies, mask=here & (copies >= 0), other=0.0).to(tl.float32)
-    q = tl.load(q_ptr + i_b * q_row + i_h * q_head + f + 0 * copies, mask=here & (copies >= 0), other=0.0).to(tl.float32)
+    k = tl.load(k_ptr + i_b * k_row + i_h * k_head + f, mask=here, other=0.0).to(tl.float32)
+    q = tl.load(q_ptr + i_b * q_row + i_h * q_head + f, mask=here, other=0.0).to(tl.float32)
     gamma = tl.load(gamma_ptr + i_h * F + f, mask=here, other=0.0).to(tl.float32)
     beta = tl.load(beta_ptr + i_h * F + f, mask=here, other=0.0).to(tl.float32)
 
-    key = guarded(k, dtype)
-    query = guarded(q, dtype)
-    x2, slope = gelu(_down(w1, key, PRECISION) + bias1, False)
-    y = _down(w1, query, PRECISION) + bias1
+    if MATRIX:
+        w1, w2 = _pinned(w1), _pinned(w2)
+    key, query = guarded(k, dtype), guarded(q, dtype)
+    x2, y = _down(key, w1, MATRIX, PRECISION), _down(query, w1, MATRIX, PRECISION)
     near, far = (pair < slot) & (row < F), (pair < slot) & (wide < G)
     keys = tl.load(keys_ptr + pair * F + row, mask=near, other=0.0)
     grads1 = tl.load(grads1_ptr + pair * G + wide, mask=far, other=0.0)
     hidden = tl.load(hidden_ptr + pair * G + wide, mask=far, other=0.0)
     grads2 = tl.load(grads2_ptr + pair * F + row, mask=near, other=0.0)
+    x2, slope = gelu(x2 + bias1, False)
     x2 = guarded(x2, dtype)
-    z = _down(w2, x2, PRECISION) + bias2
-    d2 = norm_l2_gradient(z, gamma * (beta - v + k), gamma * gamma, tl.where(here, 1.0, 0.0), 0, F, EPS)
+    z = total(_down(x2, w2, MATRIX, PRECISION), 0) + bias2
+    if MATRIX:
+        keys, grads1, hidden, grads2 = _pinned(keys), _pinned(grads1), _pinned(hidden), _pinned(grads2)
+    d2 = norm_l2_gradient(z, gamma * (beta - v + k), gamma * gamma, tl.where(here, 1.0, 0.0), 1, F, EPS)
     d2 = guarded(d2, dtype)
-    d1 = guarded(_along(w2, d2, PRECISION) * slope, dtype)
-    tl.store(keys_ptr + slot * F + f + 0 * copies, key, mask=here & once)
-    tl.store(hidden_ptr + slot * G + g + 0 * copies, x2, mask=there & once)
-    tl.store(grads1_ptr + slot * G + g + 0 * copies, d1, mask=there & once)
-    tl.store(grads2_ptr + slot * F + f + 0 * copies, d2, mask=here & once)
+    d1 = guarded(_along(w2, d2, MATRIX, PRECISION) * slope, dtype)
+    tl.store(keys_ptr + slot * F + f, key, mask=here)
+    tl.store(hidden_ptr + slot * G + g, x2, mask=there)
+    tl.store(grads1_ptr + slot * G + g, d1, mask=there)
+    tl.store(grads2_ptr + slot * F + f, d2, mask=here)
     tl.store(gates_ptr + slot, rho)
 
-    share = guarded(gates * (_along(keys, query, PRECISION) + 1), dtype)
-    own = rho * (total(key.to(tl.float32) * q, 0) + 1)
-    y, _ = gelu(y - tau * (_down(grads1, share, PRECISION) + own * d1.to(tl.float32)), False)
+    share = guarded(gates * (_along(keys, query, MATRIX, PRECISION) + 1), dtype)
+    own = rho * (total(key.to(tl.float32) * q, 1) + 1)
+    y, _ = gelu(y + bias1 - tau * (_down(share, grads1, MATRIX, PRECISION) + own * d1.to(tl.float32)), False)
     hot = guarded(y, dtype)
-    share = guarded(gates * (_along(hidden, hot, PRECISION) + 1), dtype)
-    own = rho * (total(x2.to(tl.float32) * y, 0) + 1)
-    answer = _down(w2, hot, PRECISION) + bias2
-    answer -= tau * (_down(grads2, share, PRECISION) + own * d2.to(tl.float32))
-    answer = tl.where(here, answer - total(answer, 0) / F, 0.0)
-    tl.store(out_ptr + cell * F + f + 0 * copies, q + layer_norm(answer, gamma, beta, 0, F, EPS), mask=here & once)
+    share = guarded(gates * (_along(hidden, hot, MATRIX, PRECISION) + 1.0 / PARTS), dtype)
+    own = rho * (total(x2.to(tl.float32) * y, 1) + 1.0 / PARTS)
+    answer = _down(hot, w2, MATRIX, PRECISION) - tau * (
+        _down(share, tl.broadcast_to(grads2, (PARTS, SLOTS, BF)), MATRIX, PRECISION) + own * d2.to(tl.float32)
+    )
+    answer = total(answer, 0) + bias2
+    answer = tl.where(here, answer - total(answer, 1) / F, 0.0)
+    tl.store(out_ptr + cell * F + f, q + layer_norm(answer, gamma, beta, 1, F, EPS), mask=here)
     if slot == C - 1:
         tl.debug_barrier()  # the pairs just stored are read again
         commit(
@@ -193,8 +227,9 @@ def _step(
     _token[(batch * heads,)](
         q, k, v, rho, tau.contiguous(), gamma.contiguous(), beta.contiguous(),
         *w, *(lo or w), *b, gates, *inputs, *grads, position, out, *strides,
-        H=heads, F=head_dim, BF=tiles.BF, G=hidden, BG=padded, C=tiles.C, SLOTS=tiles.BC, COPIES=shape.copies,
-        EPS=eps, SPLIT=bool(lo), PRECISION=PRECISION, num_warps=shape.warps, num_stages=1, maxnreg=shape.registers,
+        H=heads, F=head_dim, BF=tiles.BF, G=hidden, BG=padded, C=tiles.C, SLOTS=tiles.BC,
+        PARTS=shape.parts, MATRIX=shape.matrix, EPS=eps, SPLIT=bool(lo), PRECISION=PRECISION,
+        num_warps=shape.warps, num_stages=1, maxnreg=shape.registers,
     )  # fmt: skip
     position += 1
     return out
