@@ -22,8 +22,8 @@ from kernels.opaque import opaque
 
 __all__ = ["begin", "forward", "prefill", "step"]
 
-TILE = 4096  # bytes of the keys that one iteration takes, and of the values
-STAGES = 4
+TILE = 8192  # bytes of the keys that one iteration takes, and of the values
+STAGES = 3
 PROGRAMS = 4096  # about so many slices in all: several for each multiprocessor, of at least SLICE tokens
 SLICE = 512
 LOWEST = tl.constexpr(-1e30)

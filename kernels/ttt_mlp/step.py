@@ -10,8 +10,8 @@ pairs (K, D1), (X2, D2) and its gate, and the answer takes what the open pairs w
 Products are of the matrix units, a part of the hidden units a warp, so that only z and the answer are summed across warps: a
 vector is 16 equal rows, or 8 equal columns, which are dropped at once, so that what is not a product is done once, not 8 times.
 W1 and W2 lie in shared memory, W2 for three products; W1's place is the pairs' once K and Q went through it, so that three
-programs fit a multiprocessor of an H100, and the loads of one go on beside the sums of two. Loads are sent in the order of
-what they wait for, and written to shared memory as late as may be. Where shared memory is too small, products are sums.
+programs fit a multiprocessor of an H100, and the loads of one go on beside the sums of two. Where shared memory is too small,
+products are sums.
 
 Bytes a head and token, split form: W1 and W2 16 F^2, biases 20 F, q, k, v, out 8 F; pairs, 20 F + 4 each, i read and one
 written. A commit adds 48 F^2 and biases 20 F. Mean over a cycle with F = 64, C = 16: 90.6 KB, of which weights are 65.5.
@@ -93,6 +93,18 @@ def _down(x, w, MATRIX: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def _down2(x, y, w, MATRIX: tl.constexpr, PRECISION: tl.constexpr):
+    """x w and y w of x, y [1, K] and w [P, K, M], by one product of both."""
+    if MATRIX:
+        both = tl.where(tl.arange(0, 16)[None, :, None] < 8, x[:, None, :], y[:, None, :])
+        x, y = _halves(tl.dot(tl.broadcast_to(both, (w.shape[0], 16, w.shape[1])), w, input_precision=PRECISION))
+        x, y = _one(x), _one(y)
+    else:
+        x, y = _down(x, w, MATRIX, PRECISION), _down(y, w, MATRIX, PRECISION)
+    return x, y
+
+
+@triton.jit
 def _along(w, x, MATRIX: tl.constexpr, PRECISION: tl.constexpr):
     """w x of w [P, M, K] and x [P, K]."""
     if MATRIX:
@@ -150,17 +162,15 @@ def _token(
     if MATRIX:
         w1, w2 = _pinned(w1), _pinned(w2)
     key, query = guarded(k, dtype), guarded(q, dtype)
-    x2, y = _down(key, w1, MATRIX, PRECISION), _down(query, w1, MATRIX, PRECISION)
-    near, far = (pair < slot) & (row < F), (pair < slot) & (wide < G)
-    keys = tl.load(keys_ptr + pair * F + row, mask=near, other=0.0)
+    x2, y = _down2(key, query, w1, MATRIX, PRECISION)
+    near, far = (pair < slot) & (row < F) & (part[:, :, None] >= 0), (pair < slot) & (wide < G)
+    keys = tl.load(keys_ptr + pair * F + row, mask=(pair < slot) & (row < F), other=0.0)
     grads1 = tl.load(grads1_ptr + pair * G + wide, mask=far, other=0.0)
     hidden = tl.load(hidden_ptr + pair * G + wide, mask=far, other=0.0)
-    grads2 = tl.load(grads2_ptr + pair * F + row, mask=near, other=0.0)
+    grads2 = tl.load(grads2_ptr + pair * F + row + 0 * part[:, :, None], mask=near, other=0.0)
     x2, slope = gelu(x2 + bias1, False)
     x2 = guarded(x2, dtype)
     z = total(_down(x2, w2, MATRIX, PRECISION), 0) + bias2
-    if MATRIX:
-        keys, grads1, hidden, grads2 = _pinned(keys), _pinned(grads1), _pinned(hidden), _pinned(grads2)
     d2 = norm_l2_gradient(z, gamma * (beta - v + k), gamma * gamma, tl.where(here, 1.0, 0.0), 1, F, EPS)
     d2 = guarded(d2, dtype)
     d1 = guarded(_along(w2, d2, MATRIX, PRECISION) * slope, dtype)
@@ -176,9 +186,7 @@ def _token(
     hot = guarded(y, dtype)
     share = guarded(gates * (_along(hidden, hot, MATRIX, PRECISION) + 1.0 / PARTS), dtype)
     own = rho * (total(x2.to(tl.float32) * y, 1) + 1.0 / PARTS)
-    answer = _down(hot, w2, MATRIX, PRECISION) - tau * (
-        _down(share, tl.broadcast_to(grads2, (PARTS, SLOTS, BF)), MATRIX, PRECISION) + own * d2.to(tl.float32)
-    )
+    answer = _down(hot, w2, MATRIX, PRECISION) - tau * (_down(share, grads2, MATRIX, PRECISION) + own * d2.to(tl.float32))
     answer = total(answer, 0) + bias2
     answer = tl.where(here, answer - total(answer, 1) / F, 0.0)
     tl.store(out_ptr + cell * F + f, q + layer_norm(answer, gamma, beta, 1, F, EPS), mask=here)
