@@ -1,15 +1,17 @@
 """``python -m bench.publish TIER [KEY=VALUE…]``: copies the finished runs of a tier to results/published/, without weights.
 
+An interrupted run, that nobody is at work on, is published as partial: what it measured stands.
 Published rows are what `make figures` draws and what a fresh clone shows beside its own; they never count as done.
 """
 
 import argparse
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from bench.config import ConfigError
-from bench.results import PUBLISHED, CorruptResults, Run
+from bench.results import PUBLISHED, CorruptResults, Run, is_held, write_manifest
 from bench.tier import load_tier
 
 FILES = ("config.yaml", "run.json", "rows.jsonl")
@@ -23,6 +25,8 @@ def publish(run: Run, root: Path = PUBLISHED) -> Path:
     temporary.mkdir(parents=True)
     for name in FILES:
         shutil.copy(run.folder / name, temporary / name)
+    if run.manifest.status == "running":
+        write_manifest(temporary, replace(run.manifest, status="partial", cause="interrupted", rows=len(run.rows)))
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
     return target
@@ -40,7 +44,7 @@ def main() -> int:
     except (ConfigError, CorruptResults) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    finished = [run for run in found if run.manifest.status not in ("running", "killed")]
+    finished = [run for run in found if run.manifest.status != "killed" and not is_held(run.folder)]
     for run in finished:
         publish(run)
     print(f"{len(finished)} of {len(tier.config_hashes)} runs of {words.tier} copied to {PUBLISHED}")
