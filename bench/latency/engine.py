@@ -73,6 +73,7 @@ class Roster:
 
     def __post_init__(self) -> None:
         self._models: dict[str, dict[str, LM]] = {}
+        self._at: dict[str, torch.device] = {}  # where a model is, all of it
         self._compiled: dict[tuple[str, str], LM] = {}
 
     def engine(self, name: str, impl: str, exec_: str) -> Engine:
@@ -104,6 +105,7 @@ class Roster:
                     made.get_submodule(module).register_parameter(leaf, parameter)
                 made.unite(other)
             models[impl] = made if models else made.unite()
+            self._at.setdefault(name, self.device)
         return models[impl]
 
     def wide(self, name: str) -> LM:
@@ -126,11 +128,12 @@ class Roster:
 
     def _move(self, name: str, device: torch.device) -> None:
         models = list(self._models.get(name, {}).values())
-        for lm in models[:1]:
-            if lm.embedding.weight.device.type == device.type:
-                return
-            for parameter in lm.parameters():
-                parameter.data = parameter.data.to(device)
-            lm.unite()
+        if not models or self._at.get(name) == device:
+            return
+        self._at.pop(name, None)  # memory may end half-way
+        for parameter in models[0].parameters():
+            parameter.data = parameter.data.to(device)
+        models[0].unite()
         for lm in models[1:]:
             lm.unite(models[0])
+        self._at[name] = device
