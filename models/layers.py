@@ -146,9 +146,9 @@ class CausalConv(nn.Module):
         """The inputs before the start: zeros."""
         return self.weight.new_zeros(batch, self.taps - 1, self.weight.shape[0])
 
-    def forward(self, x: Float[Tensor, "B T D"], past: Float[Tensor, "B S D"] | None = None) -> Float[Tensor, "B T D"]:
-        """Outputs of T tokens after ``past`` (zeros if not given), which is left as it is."""
-        return convolve(x, *self.parameters_in(x.dtype), past)
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Outputs of whole sequences."""
+        return convolve(x, *self.parameters_in(x.dtype))
 
     def parameters_in(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Weight and bias as operands of ``dtype``."""

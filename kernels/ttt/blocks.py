@@ -33,7 +33,7 @@ def write(ptr, x, mask, EVEN: tl.constexpr):
         tl.store(ptr, x.to(ptr.dtype.element_ty), mask=mask)
 
 
-_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+IS_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
@@ -44,7 +44,7 @@ def guarded(x, dtype: tl.constexpr):
     """
     if dtype != tl.float16 or x.dtype == tl.float16:
         y = x.to(dtype)
-    elif _INTERPRETED:
+    elif IS_INTERPRETED:
         y = tl.clamp(x.to(tl.float32), -65504.0, 65504.0, propagate_nan=tl.PropagateNan.ALL).to(dtype)
     else:
         y = tl.inline_asm_elementwise(

@@ -26,7 +26,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels.ttt.blocks import _INTERPRETED, guarded, layer_norm, norm_l2_gradient, total
+from kernels.ttt.blocks import IS_INTERPRETED, guarded, layer_norm, norm_l2_gradient, total
 from kernels.ttt.launch import PRECISION, Tiles, operand_dtype, shared_memory
 from kernels.ttt.state import InnerState, LayerNorm
 from kernels.ttt_linear.step import commit, warps
@@ -59,7 +59,7 @@ def _shape(hidden: int, tiles: Tiles, w: Tensor, shared: int) -> Shape:
 @triton.jit
 def _pinned(x):
     """x, written to shared memory here and no earlier, fetched from there as an operand where it is used and no earlier."""
-    if not _INTERPRETED:
+    if not IS_INTERPRETED:
         x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=x.dtype, is_pure=False, pack=2)
     return x
 
