@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 if not torch.cuda.is_available():  # before triton is imported, which models.lm does by way of torch
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from models.checkpoints.architecture import Architecture  # noqa: E402
-from models.lm import LM, Branch  # noqa: E402
-from models.mixer import Size  # noqa: E402
+from models.checkpoints.architecture import Architecture
+from models.lm import LM, Branch
+from models.mixer import Size
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 MODELS = sorted(path.stem for path in CONF.glob("*.yaml"))
