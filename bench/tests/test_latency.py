@@ -13,14 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
 
 from bench.compose import compose_run
 from bench.config import ConfigError, RunConfig, identity, run_id
 from bench.hardware import is_out_of_memory
-from bench.latency.engine import Roster
 from bench.latency.grid import Cell, cells
-from bench.latency.match import fastest
 from bench.latency.session import Prefill
 from bench.latency.stage import Sample, Stage, take_turns
 from bench.latency.telemetry import Reading, medians, reasons_of, throttled
@@ -28,7 +25,6 @@ from bench.results import ROOT, Row, Run, read_run, read_runs
 from bench.run import describe, execute
 from bench.tests.micro import micro_run
 from kernels.attention import reference
-from models.lm import LM
 from models.mixer import Size, copy_row, positions, state_tensors
 from models.tests.conftest import build_model
 
@@ -125,22 +121,6 @@ def test_who_finds_no_memory_has_the_others_leave() -> None:
     assert room.stage.held == {}
     room.is_cleared = False
     assert room.stage.turn("large") == (1.0,)
-
-
-def test_a_model_that_memory_stopped_half_way_to_the_device_gets_there_next_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    about = instantiate(micro_run(tmp_path, "latency").experiment.measure)
-    roster = Roster(about.models, about.sized, about.vocab, CPU, torch.float32, seed=0)
-    lm, roster.device = roster.lm("ttt_linear", "reference"), torch.device("cpu", 0)  # another one, as it were
-    with monkeypatch.context() as patch:
-        patch.setattr(LM, "unite", lambda *_: (_ for _ in ()).throw(MemoryError))
-        with pytest.raises(MemoryError):
-            roster.fetch("ttt_linear")
-    for mixer in lm.mixers:
-        mixer.settled = None
-    roster.fetch("ttt_linear")
-    assert any(mixer.settled is not None for mixer in lm.mixers)
 
 
 def test_memory_that_was_missing_within_a_capture_is_known() -> None:
@@ -289,15 +269,6 @@ def test_the_fastest_engine_of_the_trial_goes_on(tmp_path: Path, monkeypatch: py
     tried = {row.at["impl"]: row.value for row in rows(ended, "latency", part="trial")}
     assert tried["flash_attn"] > 0.002 and tried["flash_attn"] > tried["reference"]
     assert {row.at["impl"] for row in rows(ended, "latency", part="grid")} == {"reference"}
-
-
-def test_of_ways_that_are_as_fast_the_graph_goes_on() -> None:
-    def tried(times: dict[str, float]) -> object:
-        return fastest([Row(metric="latency", value=t, unit="s", at={"exec": name}) for name, t in times.items()])[0].at["exec"]
-
-    assert tried({"eager": 2.0, "compile": 1.0, "compile_graph": 1.01}) == "compile_graph"
-    assert tried({"eager": 2.0, "compile": 1.0, "compile_graph": 1.03}) == "compile"
-    assert fastest([]) == []
 
 
 def test_what_computes_something_else_has_no_time(

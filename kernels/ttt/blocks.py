@@ -54,6 +54,24 @@ def guarded(x, dtype: tl.constexpr):
 
 
 @triton.jit
+def joined(weight_ptr, rest_ptr, at, mask, SPLIT: tl.constexpr):
+    """Weights of a state at offsets ``at`` in float32, 0 where ``mask`` is false. SPLIT: with their remainders."""
+    w = tl.load(weight_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    if SPLIT:
+        w += tl.load(rest_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    return w
+
+
+@triton.jit
+def store_split(weight_ptr, rest_ptr, at, w, mask, SPLIT: tl.constexpr):
+    """The inverse of ``joined``: w as the state's dtype rounds it, and what that leaves in bfloat16."""
+    rounded = guarded(w, weight_ptr.dtype.element_ty)
+    tl.store(weight_ptr + at, rounded, mask=mask)
+    if SPLIT:
+        tl.store(rest_ptr + at, (w - rounded.to(tl.float32)).to(tl.bfloat16), mask=mask)
+
+
+@triton.jit
 def total(x, AXIS: tl.constexpr):
     """Sum over AXIS, which stays with length 1."""
     return tl.expand_dims(tl.sum(x, AXIS), AXIS)

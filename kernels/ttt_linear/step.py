@@ -21,7 +21,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels.ttt.blocks import guarded, layer_norm, norm_l2_gradient, totals2
+from kernels.ttt.blocks import guarded, joined, layer_norm, norm_l2_gradient, store_split, totals2
 from kernels.ttt.launch import PRECISION, Tiles, operand_dtype
 from kernels.ttt.state import InnerState, LayerNorm
 
@@ -43,14 +43,8 @@ def commit(
         i = start + tl.arange(0, ROWS)[:, None]
         x = tl.load(inputs_ptr + j[None, :] * INNER + i, mask=(j[None, :] < C) & (i < INNER), other=0.0)
         at, inside = i * OUTER + o, (i < INNER) & (o < OUTER)
-        w = tl.load(weight_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        if SPLIT:
-            w += tl.load(rest_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        w -= tl.dot(x, d, input_precision=PRECISION)
-        rounded = guarded(w, weight_ptr.dtype.element_ty)
-        tl.store(weight_ptr + at, rounded, mask=inside)
-        if SPLIT:
-            tl.store(rest_ptr + at, (w - rounded.to(tl.float32)).to(tl.bfloat16), mask=inside)
+        w = joined(weight_ptr, rest_ptr, at, inside, SPLIT) - tl.dot(x, d, input_precision=PRECISION)
+        store_split(weight_ptr, rest_ptr, at, w, inside, SPLIT)
 
 
 @triton.jit

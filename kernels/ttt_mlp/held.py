@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.ttt.blocks import guarded
+from kernels.ttt.blocks import joined, store_split
 from kernels.ttt.launch import Tiles
 from kernels.ttt_mlp.launch import padding
 
@@ -32,22 +32,6 @@ def _places(F: tl.constexpr, BF: tl.constexpr, N: tl.constexpr, BN: tl.constexpr
 
 
 @triton.jit
-def _joined(weight_ptr, rest_ptr, at, mask, SPLIT: tl.constexpr):
-    w = tl.load(weight_ptr + at, mask=mask, other=0.0).to(tl.float32)
-    if SPLIT:
-        w += tl.load(rest_ptr + at, mask=mask, other=0.0).to(tl.float32)
-    return w
-
-
-@triton.jit
-def _split(weight_ptr, rest_ptr, at, w, mask, SPLIT: tl.constexpr):
-    rounded = guarded(w, weight_ptr.dtype.element_ty)
-    tl.store(weight_ptr + at, rounded, mask=mask)
-    if SPLIT:
-        tl.store(rest_ptr + at, (w - rounded.to(tl.float32)).to(tl.bfloat16), mask=mask)
-
-
-@triton.jit
 def _start(
     weight1_ptr, weight2_ptr, rest1_ptr, rest2_ptr, bias1_ptr, bias2_ptr,
     w1_ptr, w2_ptr, b1_ptr, b2_ptr, mean_ptr, bias_mean_ptr,
@@ -58,8 +42,8 @@ def _start(
     cell, f, n, across, along = _places(F, BF, N, BN)
     here, which, is_feature = cell * N * F, cell if BATCHED else cell % H, f < F
     there = which * N * F
-    w1 = _joined(weight1_ptr + there, rest1_ptr + there, across, is_feature[:, None], SPLIT)
-    w2 = _joined(weight2_ptr + there, rest2_ptr + there, along, is_feature[None, :], SPLIT)
+    w1 = joined(weight1_ptr + there, rest1_ptr + there, across, is_feature[:, None], SPLIT)
+    w2 = joined(weight2_ptr + there, rest2_ptr + there, along, is_feature[None, :], SPLIT)
     mean = tl.sum(w2, 1) / F
     tl.store(w1_ptr + here + along, tl.trans(w1), mask=is_feature[None, :])
     tl.store(w2_ptr + here + along, w2 - mean[:, None], mask=is_feature[None, :])
@@ -83,8 +67,8 @@ def _finish(
     here, is_feature = cell * N * F, f < F
     w1 = tl.load(w1_ptr + here + along, mask=is_feature[None, :], other=0.0)
     w2 = tl.load(w2_ptr + here + along, mask=is_feature[None, :], other=0.0) + tl.load(mean_ptr + cell * N + n)[:, None]
-    _split(weight1_ptr + here, rest1_ptr + here, across, tl.trans(w1), is_feature[:, None], SPLIT)
-    _split(weight2_ptr + here, rest2_ptr + here, along, w2, is_feature[None, :], SPLIT)
+    store_split(weight1_ptr + here, rest1_ptr + here, across, tl.trans(w1), is_feature[:, None], SPLIT)
+    store_split(weight2_ptr + here, rest2_ptr + here, along, w2, is_feature[None, :], SPLIT)
     tl.store(bias1_ptr + cell * N + n, tl.load(b1_ptr + cell * N + n))
     if tl.program_id(0) % (N // BN) == 0:
         b2 = tl.load(b2_ptr + cell * F + f, mask=is_feature, other=0.0) + tl.load(bias_mean_ptr + cell)
