@@ -51,6 +51,7 @@ def gradients(module: object, xs: list[Tensor], seed: int = 0) -> tuple[Tensor, 
         (1, 130, 1, 16, 16, 4.0),  # three chunks, the last of two tokens
         (1, 1, 1, 16, 16, 1.0),
         (1, 70, 1, 16, 4, 1.0),  # a mini-batch smaller than a tile
+        (1, 70, 1, 16, 1, 1.0),  # one token: a loop of 64 in each chunk
         (1, 100, 1, 16, 32, 0.01),
         (1, 70, 1, 24, 16, 1.0),  # a head dim that is padded
     ],

@@ -129,7 +129,7 @@ def test_two_runs_are_bit_equal(op: Op) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("head_dim", "mini_batch"), [(16, 16), (32, 16), (64, 8), (64, 32), (96, 16)])
+@pytest.mark.parametrize(("head_dim", "mini_batch"), [(16, 16), (32, 16), (64, 1), (64, 8), (64, 32), (96, 16)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_other_sizes(op: Op, head_dim: int, mini_batch: int, dtype: torch.dtype) -> None:
     case = Case(1, 150, 2, head_dim, mini_batch, dtype)

@@ -33,6 +33,9 @@ def write(ptr, x, mask, EVEN: tl.constexpr):
         tl.store(ptr, x.to(ptr.dtype.element_ty), mask=mask)
 
 
+# Mini-batches of a chunk that a chain writes out one after another; more are a loop, as they would compile for minutes.
+UNROLLED = tl.constexpr(4)
+
 IS_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 

@@ -20,7 +20,7 @@ W and dW_c at F = CHUNK counted as 2 F.
 import triton
 import triton.language as tl
 
-from kernels.ttt.blocks import guarded, read, sums3, total, totals2, totals4, write
+from kernels.ttt.blocks import UNROLLED, guarded, read, sums3, total, totals2, totals4, write
 from kernels.ttt_linear.chunks import token_factors
 
 
@@ -129,7 +129,7 @@ def reverse(
         i_w = (i_b * chunks + i_c) * H + i_h
         tl.store(dwc_ptr + i_w * F * F + f + c * F, guarded(dwT, OPERAND), mask=is_weight)
         tl.store(dbc_ptr + i_w * F + f + t, dbT, mask=(f < F) & (t == 0))
-        for s in tl.static_range(CHUNK // C):
+        for s in (tl.static_range if CHUNK // C <= UNROLLED else tl.range)(CHUNK // C):
             begin = i_c * CHUNK + (CHUNK // C - 1 - s) * C
             is_token = (begin + t < T) & (t < C)
             mask, rows = is_token & (f < F), first + (begin + t) * H

@@ -17,7 +17,7 @@ Bytes a token and head: K, V read, D and, SAVE, z_hat written, 2 F each, W writt
 import triton
 import triton.language as tl
 
-from kernels.ttt.blocks import guarded, layer_norm, norm_l2_gradient_and_means, read, total, write
+from kernels.ttt.blocks import UNROLLED, guarded, layer_norm, norm_l2_gradient_and_means, read, total, write
 
 MIDDLE, FIRST, LAST = (tl.constexpr(n) for n in range(3))
 
@@ -150,7 +150,7 @@ def chain(
         i_w = (i_b * saved + i_c) * H + i_h
         tl.store(wc_ptr + i_w * F * F + f + c * F, wT.to(OPERAND), mask=is_weight)
         tl.store(bc_ptr + i_w * F + f + t, bT, mask=(f < F) & (t == 0))
-        for i in tl.static_range(CHUNK // C):
+        for i in (tl.static_range if CHUNK // C <= UNROLLED else tl.range)(CHUNK // C):
             wT, bT = _tile(
                 wT, bT, q_ptr, k_ptr, v_ptr, rho_ptr, out_ptr, d_ptr, zh_ptr, stats_ptr, slot_k_ptr, slot_d_ptr, slot_rho_ptr,
                 gamma, beta, tau, tau_last, begin + i_c * CHUNK + i * C, 0, middle_end, 0, H,
