@@ -19,9 +19,9 @@ from typing import Any
 import pandas as pd
 
 from bench.figures.frame import frame, records
+from bench.figures.judged import EQUAL_WITHIN
 from bench.figures.lines import windows_of
 from bench.figures.tables import Table
-from bench.figures.verdicts import EQUAL_WITHIN
 from bench.results import PUBLISHED, ROOT, Coordinate, CorruptResults, Run, read_run
 from bench.stats import Interval, holm, ratio_interval, verdict
 

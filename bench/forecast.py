@@ -21,12 +21,13 @@ class Forecast:
 
 
 def forecast(run: RunConfig, known: Sequence[Run]) -> Forecast:
-    """Scales the done run of the same experiment, model, size and device type whose FLOPs are nearest.
+    """Scales the done run of the same experiment, model, size and device type whose FLOPs are nearest; of equals the latest.
 
     Without one it assumes the device's flop_rate, and a second for what does not scale.
     """
     flops = float(instantiate(run.experiment.measure).flops(prepare(run)))
-    alike = [(other.manifest.flops, other.manifest.seconds) for other in known if _is_alike(run, other)]
+    by_age = sorted((other.manifest for other in known if _is_alike(run, other)), key=lambda m: m.started, reverse=True)
+    alike = [(manifest.flops, manifest.seconds) for manifest in by_age]
     if not alike:
         return Forecast(flops, 1.0 + flops / run.device.flop_rate, is_measured=False)
     nearest, seconds = min(alike, key=lambda pair: abs(math.log((pair[0] + 1) / (flops + 1))))

@@ -74,8 +74,9 @@ class Manifest:
     """run.json: what produced a run, when, and how it ended.
 
     ``config_hash`` names the configuration; ``run_id`` also covers the device and versions where times are measured.
-    ``sources`` is the hash of the code; ``attempts`` counts the times the run was begun; ``seconds`` adds them all up;
-    ``flops`` is what the planner counts for it; ``rows`` how many it had when it ended.
+    ``sources`` is the hash of the code; ``attempts`` counts the times the run was begun; ``seconds`` adds them all up, of one
+    that died without a word as far as what it wrote tells; ``flops`` is what the planner counts for it; ``rows`` how many it
+    had when it ended.
     """
 
     run_id: str
@@ -214,10 +215,17 @@ def is_held(folder: Path) -> bool:
 def _resume(folder: Path, before: Manifest | None, manifest: Manifest) -> Recorder | None:
     if before is None or before.status not in UNFINISHED or before.sources != manifest.sources:
         return None
+    seconds = before.seconds + (_lived_s(folder) if before.status == "running" else 0.0)
     rows = [row for row in _read_rows(folder, whole=False) if row.metric not in PROVISIONAL]
     write_atomic(folder / "rows.jsonl", "".join(row.to_json() + "\n" for row in rows))
-    kept = replace(manifest, attempts=before.attempts + 1, started=before.started, seconds=before.seconds)
+    kept = replace(manifest, attempts=before.attempts + 1, started=before.started, seconds=round(seconds, 3))
     return Recorder(folder, kept, rows)
+
+
+def _lived_s(folder: Path) -> float:
+    """Of an attempt that died without a word: from its beginning to its last row or checkpoint."""
+    written = [path.stat().st_mtime for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return max(written) - (folder / "run.json").stat().st_mtime
 
 
 def _begin(folder: Path, manifest: Manifest, config: Mapping[str, Any]) -> Recorder:

@@ -1,22 +1,24 @@
 """From linear attention to TTT-Linear, a switch at a time, beside the paper's numbers (its table 1)."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 import pandas as pd
 
 from bench.figures import footer, panels, perplexity_vs_flops
 from bench.figures.data import Data
 from bench.figures.frame import groups
-from bench.figures.lines import Windows, windows_of
+from bench.figures.judged import EQUAL_WITHIN, Side, Verdict, about_seeds, judge, spread_of_seeds
+from bench.figures.lines import SAME_TASK, windows_of
 from bench.figures.page import Sheet
-from bench.figures.paper import TABLE_1
+from bench.figures.paper import TABLE_1, Ablation
 from bench.figures.style import styled
 from bench.figures.tables import Table
 
 TITLE = "From linear attention to TTT-Linear"
 EXPERIMENTS = ("train",)
-HEAD = ("trained", "row", "perplexity", "change", "change of nll, 95 %", "paper", "paper's change")
+HEAD = ("trained", "row", "perplexity", "change", "change of nll, 95 %", "verdict", "paper", "paper's change", "agrees")
 # Mini-batch of TTT-Linear in the paper's table.
 MINI_BATCH = 16
 
@@ -26,7 +28,7 @@ def rows(data: Data) -> pd.DataFrame:
     table = perplexity_vs_flops.rows(data)
     named = table.series.isin({row.series for row in TABLE_1})
     mine = table[named & (~table.series.isin({"ttt_linear", "ttt_linear_t"}) | (table.mini_batch == MINI_BATCH))]
-    return mine[mine.groupby(perplexity_vs_flops.SAME_TASK).series.transform("nunique") > 1] if len(mine) else mine
+    return mine[mine.groupby(SAME_TASK).series.transform("nunique") > 1] if len(mine) else mine
 
 
 @styled
@@ -36,40 +38,64 @@ def draw(data: Data) -> Sheet:
     alarms = footer.alarms(data, table, EXPERIMENTS, expected)
     if table.empty:
         return panels.empty(TITLE, "train", alarms)
-    cells = [line for _, part in groups(table, perplexity_vs_flops.SAME_TASK) for line in _lines(part)]
+    tasks = [(part, _steps(part)) for _, part in groups(table, SAME_TASK)]
+    cells = [line for part, steps in tasks for line in _lines(part, steps)]
     captions = [
         f"Perplexity of held-out text, {footer.seeds(table)}. Change: to the row above; of nll paired, nat/token.",
+        f"Judged after Holm over the table. {about_seeds(step for _, steps in tasks for step in steps.values())}",
         "The third row is the second by the paper's theorem 1, and one run here (models/tests/test_ablation.py shows it).",
-        "The paper's: 125M, the Pile, context 2k.",
+        f"The paper's: 125M, the Pile, context 2k. Agrees: with the sign of its step; equal: nll within ±{EQUAL_WITHIN:g}.",
         *footer.published(table),
     ]
     return Table(HEAD, cells, left=2, group=0).page(TITLE).finish([], captions, alarms, footer.facts(table))
 
 
-def _lines(part: pd.DataFrame) -> Iterator[list[str]]:
+def _lines(part: pd.DataFrame, steps: Mapping[str, Verdict]) -> Iterator[list[str]]:
     """The rows of one task, as far as they are there."""
-    one, before, paper = part.iloc[0], None, None
+    one = part.iloc[0]
     task = f"{one['size']}, {one.budget}, context {panels.tokens_label(one.train_context)}"
-    for row in TABLE_1:
-        mine = part[part.series == row.series]
-        theirs = ["–" if paper is None else f"{row.perplexity - paper:+.2f}"]
-        paper = row.perplexity
-        if mine.empty or not mine.value.map(math.isfinite).all():
-            yield [task, row.what, "no rows" if mine.empty else "not finite", "–", "–", f"{row.perplexity:.2f}", *theirs]
-            before = None
-            continue
-        windows = windows_of(mine[mine.lr == mine.lr.iloc[-1]])
-        ours = ["–", "–"] if before is None else _change(windows, before)
-        yield [task, row.what, f"{_perplexity(windows):.2f}", *ours, f"{row.perplexity:.2f}", *theirs]
-        before = windows
+    for above, row in zip((None, *TABLE_1), TABLE_1, strict=False):
+        theirs = "–" if above is None else f"{row.perplexity - above.perplexity:+.2f}"
+        step = steps.get(row.what)
+        ours = ["–", "the same run" if above and above.series == row.series else "–", "–"] if step is None else _change(step)
+        yield [
+            task,
+            row.what,
+            _perplexity(_of(part, row)),
+            *ours,
+            f"{row.perplexity:.2f}",
+            theirs,
+            step.agrees if step else "–",
+        ]
 
 
-def _perplexity(windows: Windows) -> float:
-    return math.exp(windows.interval().value)
+def _of(part: pd.DataFrame, row: Ablation) -> pd.DataFrame:
+    mine = part[part.series == row.series]
+    return mine[mine.lr == mine.lr.iloc[-1]] if len(mine) else mine
 
 
-def _change(windows: Windows, before: Windows) -> list[str]:
-    """Of perplexity, and of nll with its interval."""
-    moved = windows.interval(before)
+def _steps(part: pd.DataFrame) -> Mapping[str, Verdict]:
+    """Each row against the one above it, where both have losses and are not the same run, by what it adds."""
+    asked = {}
+    for above, row in pairwise(TABLE_1):
+        first, second = (Side(one.what, one.series, _of(part, one)) for one in (row, above))
+        if row.series != above.series and len(first.rows) and len(second.rows):
+            change = math.log(row.perplexity / above.perplexity)
+            found = "equal" if abs(change) < EQUAL_WITHIN else "lower" if change < 0 else "higher"
+            asked[row.what] = ("", first, second, found)
+    return dict(zip(asked, judge(asked.values(), spread_of_seeds(part)), strict=True))
+
+
+def _perplexity(mine: pd.DataFrame) -> str:
+    if mine.empty or not mine.value.map(math.isfinite).all():
+        return "no rows" if mine.empty else "not finite"
+    return f"{math.exp(windows_of(mine).interval().value):.2f}"
+
+
+def _change(step: Verdict) -> list[str]:
+    """Of perplexity, of nll with its interval, and the verdict on that."""
+    ends = [math.exp(windows_of(side.rows).interval().value) for side in (step.first, step.second)]
+    moved = step.difference
     bounds = f" ({moved.low:+.4f} … {moved.high:+.4f})" if math.isfinite(moved.high) else ""
-    return [f"{_perplexity(windows) - _perplexity(before):+.2f}", f"{moved.value:+.4f}{bounds}"]
+    better = ("lower" if step.is_lower else "higher") if step.judgement == "different" else step.judgement
+    return [f"{ends[0] - ends[1]:+.2f}", f"{moved.value:+.4f}{bounds}", better]

@@ -1,7 +1,7 @@
 """Rows to lines, lines to curves: which rows one line connects, and the interval at each of its points."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,8 @@ APART = (
     "lr",
 )
 APART_LATENCY = (*APART, "batch", "device")
+# Losses after training are compared where all of this agrees.
+SAME_TASK = ["budget_flops", "size", "match", "convention", "train_context", "data", "tokenizer", "published"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def windows_of(rows: pd.DataFrame) -> Windows:
 
     ValueError: the seeds were not evaluated on the same windows, or a row's clusters do not count its samples.
     """
-    each = [_windows(row) for row in records(rows[["run_id", "samples", "target_counts", "clusters"]])]
+    each = [_windows(*row) for row in zip(rows.run_id, rows.samples, rows.target_counts, rows.clusters, strict=True)]
     if not all(each[0].pairs_with(one) for one in each):
         raise ValueError(
             f"runs {', '.join(rows.run_id)} differ in their evaluation windows; draw them apart or repeat one of them",
@@ -120,8 +122,7 @@ def windows_of(rows: pd.DataFrame) -> Windows:
     return replace(each[0], values=np.mean([one.values for one in each], axis=0))
 
 
-def _windows(row: Mapping[str, Any]) -> Windows:
-    samples, counts, clusters = row["samples"], row["target_counts"], row["clusters"]
+def _windows(run_id: str, samples: Sequence[float], counts: Sequence[float], clusters: Any) -> Windows:
     names, sizes = (
         zip(*(part.rsplit(":", 1) for part in clusters.split(",")), strict=True)
         if isinstance(clusters, str)
@@ -131,7 +132,7 @@ def _windows(row: Mapping[str, Any]) -> Windows:
     weights = np.array(counts, dtype=float) if len(counts) else np.ones(len(samples))
     if len(samples) and not len(samples) == len(documents) == len(weights):
         raise ValueError(
-            f"run {row['run_id']}: a row has {len(samples)} samples, its clusters count {len(documents)}, "
+            f"run {run_id}: a row has {len(samples)} samples, its clusters count {len(documents)}, "
             f"its targets {len(weights)}; the run is damaged, delete its folder and run it again",
         )
     return Windows(np.array(samples, dtype=float), weights, documents[: len(samples)])

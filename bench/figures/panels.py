@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, Formatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from bench.figures.frame import groups
-from bench.figures.lines import Curve
+from bench.figures.lines import Array, Curve
 from bench.figures.page import Layout, Note, Page, Sheet
 from bench.figures.style import QUIET, digits, look_of, width_in
 
@@ -59,12 +59,19 @@ def token_axis(page: Page, ax: Axes, places: Iterable[float], label: str) -> Non
 def draw_curve(ax: Axes, curve: Curve) -> None:
     """The line with its markers, its dots (single seeds) and, unless it shows published rows beside others, its band."""
     ok = np.isfinite(curve.value)
-    crowded = {"markersize": 1.8} if len(curve.x) > CROWD else {}
-    ax.plot(curve.x[ok], curve.value[ok], **curve.look.kwargs | crowded)
+    ax.plot(curve.x[ok], curve.value[ok], markevery=_sparse(curve.x[ok]), **curve.look.kwargs)
     if not curve.look.published:
         band: dict[str, Any] = {"color": curve.look.colour, "alpha": 0.16, "linewidth": 0, "zorder": 2, "gid": curve.look.gid}
         ax.fill_between(curve.x, curve.low, curve.high, **band)
     draw_dots(ax, curve, SEED)
+
+
+def _sparse(x: Array) -> list[int] | None:
+    """Which points get a marker: every one, or one a doubling where they would crowd."""
+    if len(x) <= CROWD:
+        return None
+    doublings = np.floor(np.log2(x / x[0]) + 1e-9)
+    return np.unique(doublings, return_index=True)[1].tolist()
 
 
 def draw_bars(ax: Axes, curve: Curve) -> None:

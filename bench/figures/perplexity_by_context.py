@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from bench.figures import footer, panels
+from bench.figures import footer, panels, perplexity_vs_flops
 from bench.figures.data import Data
+from bench.figures.judged import about_paper, at_contexts
 from bench.figures.lines import Curve, change_curve, lines, loss_curve
 from bench.figures.page import Layout, Page, Sheet, legend_of
 from bench.figures.style import INK, styled
@@ -46,7 +47,8 @@ def draw(data: Data) -> Sheet:
     page.axes[1].set_ylabel(f"nll − own nll at {first} (nat/token)\nbelow 0: longer context helps")
     page.axes[1].axhline(0, color=INK, linewidth=1, zorder=1)
     caption = f"The same targets at every context, {footer.seeds(table)}. Bands: {footer.windows(curves, table.clusters)}."
-    captions = [caption, *_edge(table), *([panels.CLIPPED] if clipped else []), *footer.published(table)]
+    judged = at_contexts(table, perplexity_vs_flops.rows(data))
+    captions = [caption, *_edge(table), *about_paper(judged), *([panels.CLIPPED] if clipped else []), *footer.published(table)]
     return page.finish(legend_of(drawn), captions, footer.alarms(data, table, EXPERIMENTS), footer.facts(table))
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from bench.figures import footer, panels, perplexity_vs_flops
 from bench.figures.data import Data
 from bench.figures.frame import groups
+from bench.figures.judged import about_paper, after_training
 from bench.figures.lines import APART, lines, loss_curve
 from bench.figures.page import Layout, Page, Sheet, legend_of
 from bench.figures.style import digits, styled
@@ -45,5 +46,7 @@ def draw(data: Data) -> Sheet:
         ax.set_ylabel("perplexity per token")
     caption = f"Mean over all positions of held-out windows as long as those of the training, {footer.seeds(table)}."
     caption += f" Bars: {footer.windows(curves, table.clusters)}."
-    alarms = footer.alarms(data, table, EXPERIMENTS)
-    return page.finish(legend_of(lines(table, apart)), [caption, *footer.published(table)], alarms, footer.facts(table))
+    alarms, judged = footer.alarms(data, table, EXPERIMENTS), after_training(perplexity_vs_flops.rows(data))
+    shown = [one for one in judged if one.first.rows.run_id.isin(table.run_id).all()]
+    captions = [caption, *about_paper(shown), *footer.published(table)]
+    return page.finish(legend_of(lines(table, apart)), captions, alarms, footer.facts(table))

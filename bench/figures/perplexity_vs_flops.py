@@ -10,15 +10,14 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 from bench.figures import footer, panels
 from bench.figures.data import Data
 from bench.figures.frame import groups
-from bench.figures.lines import APART, Curve, Line, curve, lines, loss_curve, windows_of
+from bench.figures.judged import about_paper, after_training
+from bench.figures.lines import APART, SAME_TASK, Curve, Line, curve, lines, loss_curve, windows_of
 from bench.figures.page import Layout, Page, Sheet, legend_of
 from bench.figures.style import INK, styled
 
 TITLE = "Perplexity against training FLOPs"
 EXPERIMENTS = ("train",)
 REFERENCES = ("transformer", "transformer_finetune")
-# Points are compared where all of this agrees.
-SAME_TASK = ["size", "budget_flops", "match", "convention", "train_context", "data", "tokenizer", "published"]
 
 
 def rows(data: Data) -> pd.DataFrame:
@@ -63,7 +62,8 @@ def draw(data: Data) -> Sheet:
         f"Perplexity = exp(mean nll) of held-out text, {footer.seeds(table)}. Bars: {footer.windows(curves, table.clusters)}."
     )
     alarms = footer.alarms(data, table, EXPERIMENTS)
-    return page.finish(legend_of(lines(table, names)), [caption, *footer.published(table)], alarms, footer.facts(table))
+    captions = [caption, *about_paper(after_training(table)), *footer.published(table)]
+    return page.finish(legend_of(lines(table, names)), captions, alarms, footer.facts(table))
 
 
 def apart(table: pd.DataFrame) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import pandas as pd
 
 from bench.config import RunConfig, identity
-from bench.figures import fairness_card, verdicts
+from bench.figures import fairness_card, judged, verdicts
 from bench.figures.data import Data
 from bench.figures.index import Module, figures_of, hash_of_rows
 from bench.figures.page import Sheet
@@ -42,7 +42,7 @@ def report(runs: Sequence[Run]) -> Report:
     series = sorted({name for run in runs if (name := numbers.series_of(run))}, key=lambda name: look_of(name).order)
     shares = [(tier, [run for run in runs if tier_of.get(run.manifest.config_hash) == tier.name]) for tier in tiers]
     parts = [part_of(tier, own) for tier, own in shares if own]  # not of a tier whose only runs another one shows
-    reading = tuple(READING.format(nats=verdicts.EQUAL_WITHIN, share=EQUAL_SHARE).splitlines())
+    reading = tuple(READING.format(nats=judged.EQUAL_WITHIN, share=EQUAL_SHARE).splitlines())
     return Report(TITLE, ABOUT, reading, _facts(runs), tuple(series), (*parts, everything(runs, tier_of)))
 
 
@@ -64,12 +64,12 @@ def part_of(tier: Tier, runs: Sequence[Run]) -> Part:
     data, every = Data(tuple(runs), tier.models, tier.name), figures_of(tier.runs)
     figures = {name: module for name, module in every.items() if not module.rows(data).empty}
     without = [module.TITLE for name, module in every.items() if name not in figures]
-    judged = verdicts.verdicts(data) if "verdicts" in figures else ()
-    brief = tuple(findings(data, list(figures), judged))
-    seeds = (Text(verdicts.about_seeds(judged)),) if judged else ()
+    found = verdicts.verdicts(data) if "verdicts" in figures else ()
+    brief = tuple(findings(data, list(figures), found))
+    seeds = (Text(judged.about_seeds(found)),) if found else ()
     sections = [Section(f"{tier.name}-brief", "In brief", (*seeds, Findings(brief)))] if brief else []
     tables = {
-        "verdicts": lambda: numbers.verdict_table(judged),
+        "verdicts": lambda: numbers.verdict_table(found),
         "fairness_card": lambda: numbers.card(fairness_card.rows(data)),
     }
     sections += [_figure(name, module, data, tables.get(name)) for name, module in figures.items()]

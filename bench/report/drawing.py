@@ -30,6 +30,8 @@ _COLOUR = re.compile(r"#([0-9a-f]{6})\b")
 _REFERENCE = re.compile(r'(url\(#|href="#)([^")]*)')
 _ID = re.compile(r' id="([^"]*)"')
 _INLINE = re.compile(r' style="([^"]*)"')
+_MARKER = re.compile(r'<path id="([^"]*)"[^>]* class="([^"]*)"/>')
+_GROUP = re.compile(r"</?g\b[^>]*>")
 
 
 def picture(sheet: Sheet, kind: str, name: str) -> bytes:
@@ -65,7 +67,8 @@ def svg(sheet: Sheet, key: str, alt: str) -> str:
     body = _COLOUR.sub(r"var(--c-\1)", body).replace("font-family: 'DejaVu Sans'", f"font-family: {FONTS}")
     words = escape(alt, quote=True)
     start = f'<svg class="figure" role="img" aria-label="{words}" viewBox="{head[1]}">'
-    return start + _styled_once(re.sub(r">\s+<", "><", _named(body.replace("xlink:href", "href"), key)).strip())
+    named = re.sub(r">\s+<", "><", _named(body.replace("xlink:href", "href"), key)).strip()
+    return start + _ungrouped(_unrepeated(_styled_once(named)))
 
 
 def _styled_once(body: str) -> str:
@@ -76,9 +79,32 @@ def _styled_once(body: str) -> str:
     return f"<style>{rules}</style>{classed}"
 
 
+def _unrepeated(body: str) -> str:
+    """A marker's class is that of its path, which is enough."""
+    for name, style in _MARKER.findall(body):
+        body = re.sub(rf'(<use href="#{name}"[^>]*) class="{style}"', r"\1", body)
+    return body
+
+
+def _ungrouped(body: str) -> str:
+    """Without the groups that say or hold nothing."""
+    kept: list[bool] = []
+
+    def without(found: re.Match[str]) -> str:
+        if found[0].endswith("/>"):
+            return ""
+        if found[0].startswith("<g"):
+            kept.append(found[0] != "<g>")
+            return found[0] if kept[-1] else ""
+        return found[0] if kept.pop() else ""
+
+    return _GROUP.sub(without, body)
+
+
 def _rounded(text: str) -> str:
-    """Hundredths of a point are enough, and half the bytes."""
-    return " ".join(_FRACTION.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), text).split())
+    """Hundredths of a point are enough, and half the bytes; a path's letters need no spaces."""
+    short = _FRACTION.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), text)
+    return re.sub(r"\s*\b([MLQCz])\b\s*", r"\1", " ".join(short.split()))
 
 
 def _named(body: str, key: str) -> str:

@@ -11,9 +11,9 @@ import pandas as pd
 from bench.figures import decode_latency, inner_loss, learning_rates, panels, prefill_latency, state_vs_context
 from bench.figures.data import Data
 from bench.figures.frame import groups, records
+from bench.figures.judged import EQUAL_WITHIN, Verdict
 from bench.figures.lines import APART_LATENCY, lines, windows_of
 from bench.figures.style import digits, look_of
-from bench.figures.verdicts import EQUAL_WITHIN, Verdict
 from bench.report.numbers import bounds, series_of
 from bench.report.spec import Finding, Sure
 from bench.stats import Interval, ratio_interval, verdict

@@ -8,9 +8,9 @@ import pandas as pd
 
 from bench.figures import fairness_card
 from bench.figures.frame import COORDINATES, groups, records
+from bench.figures.judged import Verdict
 from bench.figures.lines import windows_of
 from bench.figures.style import look_of, series_name
-from bench.figures.verdicts import Verdict
 from bench.report.spec import Cell, Table
 from bench.results import Run
 from bench.stats import Interval, median_interval, share_interval

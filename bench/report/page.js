@@ -19,7 +19,8 @@ for (const button of models)
 
 function order(row, column) {
   const cell = row.cells[column];
-  return "order" in cell.dataset ? Number(cell.dataset.order.replace("inf", "Infinity")) : cell.textContent;
+  if ("order" in cell.dataset) return Number(cell.dataset.order.replace("inf", "Infinity"));
+  return cell.className === "n" ? Number(cell.textContent.replaceAll(",", "")) : cell.textContent;
 }
 function compare(a, b) {
   if (typeof a === "number" && typeof b === "number") return a - b;

@@ -165,12 +165,20 @@ def _line(line: Line, columns: Sequence[Column]) -> str:
 
 
 def _cell(cell: Cell, column: Column) -> str:
-    order = "" if cell.order is None else f' data-order="{cell.order:.6g}"'
+    order = "" if cell.order is None or _is_plain(cell) else f' data-order="{cell.order:.6g}"'
     return f"<td{_right(column)}{order}>{_badge(cell.text) if cell.sure else escape(cell.text)}</td>"
 
 
+def _is_plain(cell: Cell) -> bool:
+    """Its text is the number that it is sorted by."""
+    try:
+        return float(cell.text.replace(",", "")) == cell.order
+    except ValueError:
+        return False
+
+
 def _right(column: Column) -> str:
-    return ' class="number"' if column.numeric else ""
+    return ' class="n"' if column.numeric else ""
 
 
 def _badge(sure: str) -> str:

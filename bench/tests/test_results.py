@@ -1,6 +1,7 @@
 """A results folder survives a kill at any moment, and what is damaged is said to be, not mended or overwritten."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -168,6 +169,19 @@ def test_seconds_of_all_attempts_add_up(tmp_path: Path) -> None:
         recorder.began -= 50
         recorder.finish("done")
     assert 150 <= read_run(recorder.folder).manifest.seconds < 160
+
+
+def test_seconds_of_an_attempt_that_died_without_a_word_go_to_its_last_sign_of_life(tmp_path: Path) -> None:
+    folder, now = write(tmp_path, "running"), time.time()
+    os.utime(folder / "run.json", (now - 300, now - 300))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "step.pt").touch()
+    os.utime(folder / "checkpoints" / "step.pt", (now - 60, now - 60))
+    os.utime(folder / "rows.jsonl", (now - 200, now - 200))
+    os.utime(folder / "config.yaml", (now - 300, now - 300))
+    with open_run(tmp_path, MANIFEST, CONFIG) as recorder:
+        recorder.finish("done")
+    assert 240 <= read_run(folder).manifest.seconds < 250
 
 
 @pytest.mark.parametrize(("status", "sources"), [("running", "5a5a0002"), ("killed", "5a5a0002"), ("failed", "5a5a0001")])

@@ -42,6 +42,15 @@ def test_a_known_run_is_scaled_by_its_flops(tmp_path: Path) -> None:
         assert made.is_measured
 
 
+def test_of_runs_alike_the_latest_tells(tmp_path: Path) -> None:
+    run = micro_run(tmp_path, "train")
+    each = [known(run, BUDGET, seconds) for seconds in (3.0, 9.0)]
+    days = ("2026-01-02", "2026-01-01")
+    runs = [replace(one, manifest=replace(one.manifest, started=day)) for one, day in zip(each, days, strict=True)]
+    for order in (runs, runs[::-1]):
+        assert forecast(run, order).seconds == pytest.approx(3.0, rel=0.01)
+
+
 @pytest.mark.parametrize(
     "other", [["model=mamba"], ["model=ttt_linear_t"], ["size=nano"], ["device.type=cuda"], ["experiment=state_vs_context"]]
 )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bench.figures.data import Data
-from bench.figures.verdicts import Verdict, as_table, verdicts
+from bench.figures.judged import Verdict
+from bench.figures.verdicts import as_table, verdicts
 from bench.stats import holm
 from bench.tests.synthetic_runs import MODELS, Bench
 
