@@ -60,7 +60,7 @@ class Row:
 
     def to_json(self) -> str:
         """One line."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(vars(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, line: str) -> "Row":

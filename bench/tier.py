@@ -3,10 +3,10 @@
 A cell is a line of overrides in Hydra's grammar, so that one line stands for many runs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -89,14 +89,24 @@ def tier_jobs(name: str, overrides: Sequence[str] = ()) -> list[list[str]]:
 
 
 def tiers_of(runs: Sequence[Run]) -> list[Tier]:
-    """The tiers that have one of these runs, each with as many seeds as the runs have."""
-    seeds = 1 + max((run.manifest.seed for run in runs), default=0)
+    """The tiers that have one of these runs; where its runs have further seeds, a tier has them in every cell."""
     common = {name: tier_file(name)["common"] for name in tier_names()}
-    possible = [name for name, words in common.items() if any(_may_hold(words, run) for run in runs)]
+    mine = {name: [run.manifest for run in runs if _may_hold(words, run)] for name, words in common.items()}
+    asked = [(name, {one.config_hash: one.seed for one in found}) for name, found in mine.items() if found]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:  # Hydra composes a few runs a second
-        tiers = list(pool.map(partial(load_tier, overrides=[f"seeds={seeds}"] if seeds > 1 else []), possible))
+        tiers = list(pool.map(_seeded_as, *zip(*asked, strict=True))) if asked else []
     have = {run.manifest.config_hash for run in runs}
     return [tier for tier in tiers if have & tier.config_hashes]
+
+
+def _seeded_as(name: str, seeds: Mapping[str, int]) -> Tier:
+    """The tier, with more seeds where those of the given configurations (hash to seed) that it lacks are then in it."""
+    tier = load_tier(name)
+    lacking = [seed for config_hash, seed in seeds.items() if config_hash not in tier.config_hashes]
+    if not any(lacking):
+        return tier
+    larger = load_tier(name, [f"seeds={1 + max(lacking)}"])
+    return larger if len(seeds.keys() & larger.config_hashes) > len(seeds.keys() & tier.config_hashes) else tier
 
 
 def _may_hold(common: Sequence[str], run: Run) -> bool:

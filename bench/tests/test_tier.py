@@ -107,6 +107,15 @@ def test_runs_find_the_tiers_that_they_belong_to(tmp_path: Path) -> None:
     assert all(tier_file(name)["title"] and tier_file(name)["about"].endswith(".") for name in tier_names())
 
 
+def test_a_tier_that_names_its_seeds_has_no_more_for_runs_that_have_them(tmp_path: Path) -> None:
+    ablation = load_tier("ablation")
+    second = next(run for run in ablation.runs if run.seed == 1)
+    on_cpu = describe(replace(second, device=replace(second.device, type="cpu")))
+    manifest = replace(on_cpu, config_hash=hash_of(identity(second)), status="done")
+    (found,) = tiers_of([Run(manifest, record(second), (), tmp_path, published=False)])
+    assert found.config_hashes == ablation.config_hashes
+
+
 def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     """``python -m bench.reproduce WORDS``, its exit status."""
     monkeypatch.setattr(sys, "argv", ["bench.reproduce", *words])
