@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hydra.utils import instantiate
 
 from bench.build import prepare
-from bench.config import RunConfig
-from bench.results import Run
+from bench.config import RunConfig, identity
+from bench.results import Run, hash_of
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,28 @@ class Forecast:
 
 
 def forecast(run: RunConfig, known: Sequence[Run]) -> Forecast:
-    """Scales the done run of the same experiment, model, size and device type whose FLOPs are nearest; of equals the latest.
+    """As long as the same run of another seed took.
 
-    Without one it assumes the device's flop_rate, and a second for what does not scale.
+    Else it scales the done run of the same experiment, model, size and device type whose FLOPs are nearest; of equals the
+    latest. Without one it assumes the device's flop_rate, and a second for what does not scale.
     """
     flops = float(instantiate(run.experiment.measure).flops(prepare(run)))
-    by_age = sorted((other.manifest for other in known if _is_alike(run, other)), key=lambda m: m.started, reverse=True)
-    alike = [(manifest.flops, manifest.seconds) for manifest in by_age]
+    alike = sorted((other for other in known if _is_alike(run, other)), key=lambda other: other.manifest.started, reverse=True)
     if not alike:
         return Forecast(flops, 1.0 + flops / run.device.flop_rate, is_measured=False)
-    nearest, seconds = min(alike, key=lambda pair: abs(math.log((pair[0] + 1) / (flops + 1))))
-    return Forecast(flops, seconds * (flops + 1) / (nearest + 1), is_measured=True)
+    if twin := next((other for other in alike if _is_twin(run, other)), None):  # it knows how many documents there are
+        return Forecast(twin.manifest.flops, _seconds(twin), is_measured=True)
+    nearest = min(alike, key=lambda other: abs(math.log((other.manifest.flops + 1) / (flops + 1))))
+    return Forecast(flops, _seconds(nearest) * (flops + 1) / (nearest.manifest.flops + 1), is_measured=True)
+
+
+def _seconds(run: Run) -> float:
+    """Of all its attempts; of one that died without a word at least those that its training counted."""
+    return max(run.manifest.seconds, *(row.value for row in run.rows if row.metric == "train_time"), 0.0)
+
+
+def _is_twin(run: RunConfig, other: Run) -> bool:
+    return other.manifest.config_hash == hash_of(identity(replace(run, seed=other.manifest.seed)))
 
 
 def _is_alike(run: RunConfig, other: Run) -> bool:

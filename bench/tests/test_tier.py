@@ -12,7 +12,7 @@ from bench.config import RunConfig, identity, record
 from bench.forecast import Forecast, forecast
 from bench.progress import Job, seconds_together
 from bench.reproduce import Cell, plan_text, survey
-from bench.results import PUBLISHED, Manifest, Run, hash_of, read_runs
+from bench.results import PUBLISHED, Manifest, Row, Run, hash_of, read_runs
 from bench.run import describe, execute
 from bench.standing import standing
 from bench.tests.micro import BUDGET, micro_run
@@ -35,7 +35,8 @@ def test_without_a_run_the_forecast_is_the_rate_of_the_device(tmp_path: Path) ->
 
 def test_a_known_run_is_scaled_by_its_flops(tmp_path: Path) -> None:
     run = micro_run(tmp_path, "train")
-    near, far = known(run, BUDGET / 2, 3.0), known(run, 5e12, 1.0)
+    like = micro_run(tmp_path, "train", "optim.lr=0.5")
+    near, far = known(like, BUDGET / 2, 3.0), known(like, 5e12, 1.0)
     for order in ([near, far], [far, near]):
         made = forecast(run, order)
         assert made.seconds == pytest.approx(6.0, rel=0.01)
@@ -49,6 +50,14 @@ def test_of_runs_alike_the_latest_tells(tmp_path: Path) -> None:
     runs = [replace(one, manifest=replace(one.manifest, started=day)) for one, day in zip(each, days, strict=True)]
     for order in (runs, runs[::-1]):
         assert forecast(run, order).seconds == pytest.approx(3.0, rel=0.01)
+
+
+def test_another_seed_tells_more_than_flops_do_and_steps_count_where_the_clock_was_lost(tmp_path: Path) -> None:
+    run = micro_run(tmp_path, "train")
+    twin, other = known(replace(run, seed=7), 5e12, 9.0), known(micro_run(tmp_path, "train", "optim.lr=0.5"), BUDGET, 3.0)
+    assert forecast(run, [twin, other]) == Forecast(5e12, 9.0, is_measured=True)
+    steps = Row(metric="train_time", value=11.0, unit="s", at={})
+    assert forecast(run, [replace(twin, rows=(steps,)), other]).seconds == 11.0
 
 
 @pytest.mark.parametrize(
