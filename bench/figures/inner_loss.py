@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from bench.figures import footer, panels
 from bench.figures.data import Data
 from bench.figures.frame import groups
-from bench.figures.lines import Curve, Line, lines, loss_curve
+from bench.figures.lines import Curve, Line, lines, loss_curve, windows_of
 from bench.figures.page import Layout, Page, Sheet
 from bench.figures.style import INK, Dashes, Look, styled
 
@@ -48,13 +48,33 @@ def draw(data: Data) -> Sheet:
         f"Mean inner loss of the tokens of each bucket, {footer.seeds(table)}. Bands: {footer.windows(curves, table.clusters)}."
     )
     caption += f" Shaded: beyond the training context ({shade}), extrapolation."
-    captions = [caption, *([panels.CLIPPED] if clipped else []), *footer.published(table)]
+    captions = [caption, _beside_the_paper(table), *([panels.CLIPPED] if clipped else []), *footer.published(table)]
     return page.finish(_legend(), captions, footer.alarms(data, table, EXPERIMENTS, expected), footer.facts(table))
 
 
 def expected_of(data: Data) -> list[str]:
     """Only TTT models have an inner loss."""
     return [name for name in data.expected if name.startswith("ttt_")]
+
+
+def _beside_the_paper(table: pd.DataFrame) -> str:
+    """Layers in which what the paper's figures 4 and 14 show is seen here too."""
+    counts = []
+    for line in lines(table):
+        layers = [part for _, part in groups(line.rows[line.rows.position <= line.rows.train_context], "layer")]
+        steps = sum(_is_lower(part, ("after", part.position.max()), ("before", part.position.max())) for part in layers)
+        falls = sum(_is_lower(part, ("before", part.position.max()), ("before", part.position.min())) for part in layers)
+        counts.append(f"{line.look.label} {steps} and {falls} of {len(layers)}")
+    return (
+        "The paper: an update lowers the loss, and before an update it falls with position. Here, at the end of the training "
+        f"context, each with a 95 % interval below 0: {'; '.join(counts)} layers."
+    )
+
+
+def _is_lower(part: pd.DataFrame, first: tuple[str, int], second: tuple[str, int]) -> bool:
+    """By the paired difference of windows; each place: weights and position."""
+    one, other = (windows_of(part[(part.weights == weights) & (part.position == at)]) for weights, at in (first, second))
+    return one.interval(other).high < 0
 
 
 def _places(cells: list[tuple[Line, int, pd.DataFrame]], columns: int) -> list[int]:

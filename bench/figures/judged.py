@@ -157,8 +157,8 @@ def _cells(table: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, list[Line]]]:
 def _of_contexts(table: pd.DataFrame) -> Iterator[tuple[str, Side, Side]]:
     """At the longest context; and there against the training context, or the shortest that was measured if that is longer."""
     for part, drawn in _cells(table):
-        longest = int(part.context.max())
         trained = int(part.train_context.iloc[0])
+        longest = _longest(sorted(set(part.context.astype(int))), trained)
         shorter = max([int(c) for c in part.context if c <= trained and c < longest] or [int(part.context.min())])
         ends = [_side(line, line.rows[line.rows.context == longest]) for line in drawn]
         where = f"{_training(part)}, {panels.tokens_label(longest)} before the targets"
@@ -167,6 +167,12 @@ def _of_contexts(table: pd.DataFrame) -> Iterator[tuple[str, Side, Side]]:
             starts = [_side(line, line.rows[line.rows.context == shorter]) for line in drawn]
             where = f"{_training(part)}, by tokens before the targets"
             yield from ((where, _at(end, longest), _at(start, shorter)) for end, start in zip(ends, starts, strict=True))
+
+
+def _longest(contexts: Sequence[int], trained: int) -> int:
+    """Of contexts that end at the training's, where the targets lie past what it saw, one a little shorter if there is any."""
+    within = [context for context in contexts if trained / 2 < context < trained]
+    return max(within) if within and contexts[-1] == trained else contexts[-1]
 
 
 def _side(line: Line, part: pd.DataFrame) -> Side:

@@ -209,5 +209,6 @@ def _about(found: Sequence[Sequence[Fitted]], table: pd.DataFrame) -> str:
     worst = max(one.misfit for each in found for one in each)
     return (
         f"{line} Intervals: {sure}{of_seeds} ({footer.seeds(table)}). They do not cover that the true curve has another form: "
-        f"a point is off its line by {digits(worst, 2)} nat/token at most. The size may grow with the budget."
+        f"a point is off its line by {digits(worst, 2)} nat/token at most. The size may grow with the budget. "
+        "The paper fits no curves."
     )

@@ -106,6 +106,7 @@ def test_the_ladder_stands_beside_the_papers(tmp_path: Path) -> None:
     assert all(f"{row.perplexity:.2f}" in text and row.what in text for row in TABLE_1)
     assert "-0.68" in text and "+0.00" in text and "-0.90" in text  # the paper's steps
     assert f"{made['ttt_linear'] - made['ttt_linear_t']:+.2f}" in text
+    assert text.count("disagrees") == 1 and text.count("agrees") > 3  # + learned W₀, which the paper calls equal, and the head
     assert text.count("no rows") == 1 and "No rows of: batch descent, inner norm" in text
 
 

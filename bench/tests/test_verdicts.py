@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.figures.data import Data
-from bench.figures.judged import Verdict
+from bench.figures.judged import Verdict, about_paper
 from bench.figures.verdicts import as_table, verdicts
 from bench.stats import holm
 from bench.tests.synthetic_runs import MODELS, Bench
@@ -101,6 +101,25 @@ def test_the_paper_is_agreed_with_only_where_it_says_something(tmp_path: Path) -
     assert replace(found[32768], p_holm=1.0).agrees == "cannot tell"
 
 
+def test_a_caption_says_where_the_paper_is_agreed_with(tmp_path: Path) -> None:
+    found = judged(trained(Bench(tmp_path), {"ttt_linear": 0.0, "ttt_mlp": 0.0, "mamba": 0.05}, context=2048))
+    sentences = about_paper(found)
+    assert "The paper: TTT-Linear equal to Mamba, trained at 2k. Here: disagrees (nano 7.4e11)." in sentences
+    assert len(sentences) == 2  # of the third pair the paper says nothing
+    other = replace(one(found, "TTT-Linear", "Mamba"), p_holm=1.0)
+    assert about_paper([*found, other])[1].endswith("Here: disagrees (nano 7.4e11); cannot tell (nano 7.4e11).")
+
+
+def test_the_spread_of_trainings_widens_what_is_read_of_them_at_any_context(tmp_path: Path) -> None:
+    bench = trained(Bench(tmp_path), {"ttt_linear": 0.0, "mamba": 0.05}, seeds=(-0.01, 0.01))
+    for model in ("ttt_linear", "mamba"):
+        bench.write("perplexity_by_context", model, bench.by_context(model))
+    found = [v for v in judged(bench) if v.experiment == "perplexity_by_context"]
+    between, *own = sorted(found, key=lambda v: v.first.series == v.second.series)
+    assert between.seed_error == pytest.approx(math.sqrt(2) * 0.01 * math.sqrt(2), rel=0.05)
+    assert all(math.isnan(v.seed_error) for v in own)
+
+
 def test_a_model_at_long_context_is_held_against_itself_at_its_training_context(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     for model in ("ttt_linear", "mamba"):
@@ -111,6 +130,17 @@ def test_a_model_at_long_context_is_held_against_itself_at_its_training_context(
     samples = {row.at["context"]: np.array(row.samples) for row in bench.runs[1].rows}
     assert own.difference.value == pytest.approx((samples[32768] - samples[8192]).mean())
     assert (own.found, one(found, "TTT-Linear at 32k", "TTT-Linear at 8k").found) == ("equal", "lower")
+
+
+def test_a_context_within_the_training_is_judged_rather_than_one_whose_targets_lie_past_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for model in ("ttt_linear", "mamba"):
+        rows = [replace(row, at={**row.at, "train_context": 32768}) for row in bench.by_context(model)]
+        (last,) = [row for row in rows if row.at["context"] == 32768]
+        bench.write("perplexity_by_context", model, [*rows, replace(last, at={**last.at, "context": 31744})])
+    found = judged(bench)
+    assert [v.where.split(", ")[-1] for v in found if v.first.series != v.second.series] == ["31k before the targets"]
+    assert one(found, "Mamba at 31k", "Mamba at 16k").found == "equal"
 
 
 def test_what_is_not_alike_is_not_compared(tmp_path: Path) -> None:
