@@ -102,24 +102,46 @@ def bars() -> tuple[Row, ...]:
     return tuple(Row(metric=c.metric, value=bar, unit=units.get(c.metric, "1"), at=c.at) for c, bar in found if bar is not None)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What the words beside a number say of the rows that may have it."""
+
+    metric: str
+    way: str | None
+    impls: tuple[str, ...]
+    sizes: frozenset[str]
+    gpus: int | None
+
+
+@cache
+def wanted(words: str) -> Wanted:
+    metric, way = next((kind for word, kind in KINDS.items() if word in words), ("", None))
+    metric = "token_time" if metric == "latency" and re.search(r"token/s|tokens/s|per token", words) else metric
+    gpus = re.search(r"(\d+) GPU", words)
+    return Wanted(
+        metric,
+        way,
+        tuple(impl for word, impl in IMPLS.items() if re.search(rf"\b{word}\b", words)),
+        frozenset(size for size in SIZES if re.search(rf"(?<!\w){re.escape(size)}(?!\w)", words)),
+        int(gpus[1]) if gpus else None,
+    )
+
+
 def may_support(one: Said, row: Row) -> bool:
     """Whether the words beside a number speak of a row."""
     if one.words == "%":
         return row.metric.endswith("_error")
-    at, (metric, way) = row.at, next((kind for word, kind in KINDS.items() if word in one.words), ("", None))
-    metric = "token_time" if metric == "latency" and re.search(r"token/s|tokens/s|per token", one.words) else metric
+    at, want = row.at, wanted(one.words)
+    if row.metric != want.metric:
+        return False
     model = re.escape(look_of(str(at.get("model", at.get("op")))).label)
-    impls = [impl for word, impl in IMPLS.items() if re.search(rf"\b{word}\b", one.words)]
-    gpus = re.search(r"(\d+) GPU", one.words)
-    sizes = [size for size in SIZES if re.search(rf"(?<!\w){re.escape(size)}(?!\w)", one.words)]
     return (
-        row.metric == metric
-        and way in (None, at.get("phase", at.get("pass")))
+        want.way in (None, at.get("phase", at.get("pass")))
         and re.search(rf"\b{model}(?![\w-])", one.words) is not None
         and (not one.places or bool(one.places & {at.get("context"), at.get("batch")}))
-        and (not impls or str(at.get("impl")).startswith(tuple(impls)))
-        and (not sizes or at.get("size") in sizes)
-        and (gpus is None or at.get("gpus") == int(gpus[1]))
+        and (not want.impls or str(at.get("impl")).startswith(want.impls))
+        and (not want.sizes or at.get("size") in want.sizes)
+        and (want.gpus is None or at.get("gpus") == want.gpus)
         and at.get("slot", "mean") == "mean"
         and at.get("part", "grid") == "grid"
     )
