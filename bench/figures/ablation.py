@@ -56,17 +56,10 @@ def _lines(part: pd.DataFrame, steps: Mapping[str, Verdict]) -> Iterator[list[st
     task = f"{one['size']}, {one.budget}, context {panels.tokens_label(one.train_context)}"
     for above, row in zip((None, *TABLE_1), TABLE_1, strict=False):
         theirs = "–" if above is None else f"{row.perplexity - above.perplexity:+.2f}"
-        step = steps.get(row.what)
-        ours = ["–", "the same run" if above and above.series == row.series else "–", "–"] if step is None else _change(step)
-        yield [
-            task,
-            row.what,
-            _perplexity(_of(part, row)),
-            *ours,
-            f"{row.perplexity:.2f}",
-            theirs,
-            step.agrees if step else "–",
-        ]
+        ours, agrees = ["–", "the same run" if above and above.series == row.series else "–", "–"], "–"
+        if step := steps.get(row.what):
+            ours, agrees = _change(step), step.agrees
+        yield [task, row.what, _perplexity(_of(part, row)), *ours, f"{row.perplexity:.2f}", theirs, agrees]
 
 
 def _of(part: pd.DataFrame, row: Ablation) -> pd.DataFrame:
@@ -79,15 +72,19 @@ def _steps(part: pd.DataFrame) -> Mapping[str, Verdict]:
     asked = {}
     for above, row in pairwise(TABLE_1):
         first, second = (Side(one.what, one.series, _of(part, one)) for one in (row, above))
-        if row.series != above.series and len(first.rows) and len(second.rows):
+        if row.series != above.series and _is_finite(first.rows) and _is_finite(second.rows):
             change = math.log(row.perplexity / above.perplexity)
             found = "equal" if abs(change) < EQUAL_WITHIN else "lower" if change < 0 else "higher"
             asked[row.what] = ("", first, second, found)
     return dict(zip(asked, judge(asked.values(), spread_of_seeds(part)), strict=True))
 
 
+def _is_finite(mine: pd.DataFrame) -> bool:
+    return bool(len(mine)) and math.isfinite(mine.value.sum())
+
+
 def _perplexity(mine: pd.DataFrame) -> str:
-    if mine.empty or not mine.value.map(math.isfinite).all():
+    if not _is_finite(mine):
         return "no rows" if mine.empty else "not finite"
     return f"{math.exp(windows_of(mine).interval().value):.2f}"
 

@@ -126,11 +126,8 @@ def judge(asked: Iterable[tuple[str, Side, Side, str]], spread: Spread | None) -
 
 def spread_of_seeds(trained: pd.DataFrame) -> Spread | None:
     """Of one training's nll about the mean of its like; None where nothing was trained twice."""
-    cells = (
-        [part.value.tolist() for line in lines(trained) for _, part in groups(line.rows, "budget_flops")]
-        if len(trained)
-        else []
-    )
+    drawn = lines(trained) if len(trained) else []
+    cells = [part.value.tolist() for line in drawn for _, part in groups(line.rows, "budget_flops")]
     return pooled_spread([cell for cell in cells if all(math.isfinite(value) for value in cell)])
 
 
