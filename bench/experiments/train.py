@@ -43,10 +43,12 @@ class Train:
         for step in range(len(log.curve)):
             yield from self._point(lab, log.curve, step)
         at = place(lab.run.train, lab.run.optim.train_context, lab.prepared.plan.rows)
-        rows = (
+        rows = [
             *speed_rows(lab, at, log.rates, log.first_step_s, [log.peak_bytes]),
             lab.row("train_time", log.seconds, "s", at),
-        )
+        ]
+        if lab.start is not None:
+            rows.append(lab.row("first_stage_time", Log.of(load(lab.start)["log"]).seconds, "s", at))
         yield from (row for row in rows if not lab.recorder.has(row.metric))
         for split, is_scored in (("validation", self.validation), ("heldout", self.heldout)):
             if is_scored:

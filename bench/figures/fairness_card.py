@@ -29,14 +29,15 @@ HEADS = {
 COLUMNS = ["model", "budget", *HEADS.values()]
 WORDS = (
     "state: of one sequence at the training context; head: the output head's share of FLOPs per token; "
-    "minutes: of training, those of all devices together; of a finetuned model, those of its second stage."
+    "minutes: of training, those of all devices together; of a finetuned model, of both stages where its rows tell the first's."
 )
+TIMES = ("train_time", "first_stage_time")
 WHAT = {"budget": "Total training FLOPs", "ffn": "FLOPs per token", "depth": "FLOPs per token"}
 
 
 def rows(data: Data) -> pd.DataFrame:
     """The card's numbers of every training run."""
-    return data.select("train", list(HEADS))
+    return data.select("train", [*HEADS, TIMES[1]])
 
 
 @styled
@@ -85,8 +86,8 @@ def as_table(table: pd.DataFrame) -> tuple[Table, list[str]]:
 def _row(label: str, part: pd.DataFrame, letters: dict[str, str]) -> list[str]:
     values = {metric: same.value.mean() for metric, same in groups(part, "metric")}
     if "train_time" in values:
-        spent = part[part.metric == "train_time"]
-        values["train_time"] = (spent.value * spent.gpus.fillna(1) / 60).mean()
+        spent = part[part.metric.isin(TIMES)]
+        values["train_time"] = (spent.value * spent.gpus.fillna(1) / 60).groupby(spent.run_id).sum().mean()
     texts = {metric: _written(metric, values[metric]) if metric in values else "–" for metric in HEADS}
     texts["learning_rate"] += letters[part.lr_source.iloc[0]]
     return [label, str(part.budget.iloc[0]), *texts.values()]

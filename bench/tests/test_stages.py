@@ -46,6 +46,10 @@ def test_the_second_stage_starts_from_the_weights_of_the_first(tmp_path: Path) -
     assert outcome.manifest.seconds > read_run(one).manifest.seconds
     assert {row.metric for row in read_run(one).rows} >= {"train_nll"}
     assert not [row for row in read_run(one).rows if row.metric == "nll"]
+    (before,), (beforehand,) = (
+        [r.value for r in read_run(at).rows if r.metric == m] for at, m in ((one, "train_time"), (two, "first_stage_time"))
+    )
+    assert before == beforehand > 0
     (flops,) = [row.value for row in read_run(two).rows if row.metric == "train_flops"]
     assert flops == prepare(run).plan.flops == pytest.approx(BUDGET, rel=0.005)
     with open_run(tmp_path / "other", replace(describe(run)), {}) as recorder:
