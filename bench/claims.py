@@ -1,7 +1,8 @@
 """``python -m bench.claims``: what published rows must show, and whether they do (conf/claims.yaml). No torch here.
 
-A claim is a bar for the median of one place's samples, or for its ratio to another place of the same run. It holds where the
-whole 95 % interval keeps to the bar, fails where none of it does, and cannot be told where the interval holds the bar.
+A claim is a bar for the median of one place's samples, or for its ratio to another place, of the same run or of another one of
+the same experiment, commit and device. It holds where the whole 95 % interval keeps to the bar, fails where none of it does, and
+cannot be told where the interval holds the bar.
 """
 
 import argparse
@@ -43,13 +44,16 @@ class Claim:
 
     def measured(self, runs: Iterable[Run]) -> tuple[Interval, Run] | None:
         """From the latest run that has what it takes."""
-        for run in sorted(runs, key=lambda run: run.manifest.started, reverse=True):
-            if run.manifest.experiment == self.experiment and run.config["device"]["name"] == self.device:
-                places = [self.at] if self.over is None else [self.at, {**self.at, **self.over}]
-                found = [row for place in places if (row := _row(run, self.metric, place))]
-                if len(found) == len(places):
-                    samples = [row.samples or (row.value,) for row in found]
-                    return median_interval(samples[0]) if self.over is None else ratio_interval(samples[0], samples[1]), run
+        known = [run for run in runs if run.manifest.experiment == self.experiment]
+        for run in sorted(known, key=lambda run: run.manifest.started, reverse=True):
+            row = _row(run, self.metric, self.at) if run.config["device"]["name"] == self.device else None
+            if row is not None and self.over is None:
+                return median_interval(_samples(row)), run
+            if row is not None and self.over is not None:
+                beside = [run, *(one for one in known if one is not run and _made(one) == _made(run))]
+                others = (_row(one, self.metric, {**self.at, **self.over}) for one in beside)
+                if other := next((one for one in others if one), None):
+                    return ratio_interval(_samples(row), _samples(other)), run
         return None
 
     def judged(self, interval: Interval | None) -> Judgement:
@@ -67,6 +71,14 @@ class Claim:
 def load_claims(path: Path = CONF / "claims.yaml") -> list[Claim]:
     """The claims of a file, in its order."""
     return [Claim(**claim) for claim in OmegaConf.to_container(OmegaConf.load(path))]  # type: ignore[arg-type, union-attr]
+
+
+def _made(run: Run) -> tuple[str, str]:
+    return run.manifest.git_sha, run.manifest.device
+
+
+def _samples(row: Row) -> tuple[float, ...]:
+    return row.samples or (row.value,)
 
 
 def _row(run: Run, metric: str, at: Mapping[str, Coordinate]) -> Row | None:

@@ -17,7 +17,8 @@ def run(samples: tuple[float, ...], others: tuple[float, ...] = (2.0,) * 20, sta
     at: dict[str, int | float | str] = {"op": "ttt_linear", "impl": "triton", "batch": 2}
     places = ((at, samples), ({**at, "op": "ssd"}, others))
     rows = tuple(Row(metric="latency", value=9.0, unit="s", at=place, samples=taken) for place, taken in places)
-    manifest = SimpleNamespace(experiment="kernel_speed", started=started, run_id=f"r-{started}", git_sha="abcdef0123")
+    made = {"git_sha": "abcdef0123", "device": "H100"}
+    manifest = SimpleNamespace(experiment="kernel_speed", started=started, run_id=f"r-{started}", **made)
     return SimpleNamespace(manifest=manifest, config={"device": {"name": "h100"}}, rows=rows)
 
 
@@ -41,6 +42,16 @@ def test_a_ratio_is_to_another_place_of_the_same_run() -> None:
     assert report([claim], [run((0.9,) * 20)])[0].startswith("holds")
     assert report([claim], [run((1.2,) * 20)])[0].startswith("fails")
     assert report([claim], [run((0.9,) * 20, others=(2.0,) * 3)])[0].startswith("cannot tell")
+
+
+def test_a_ratio_may_be_to_another_run_of_the_same_commit_and_device() -> None:
+    claim = replace(CLAIM, over={"op": "ssd"}, at_most=0.5)
+    first, second = run((0.9,) * 20), run((0.9,) * 20)
+    first.rows, second.rows = first.rows[:1], second.rows[1:]
+    assert report([claim], [first, second])[0].startswith("holds")
+    for name in ("git_sha", "device"):
+        other = SimpleNamespace(**{**vars(second), "manifest": SimpleNamespace(**{**vars(second.manifest), name: "another"})})
+        assert report([claim], [first, other])[0].startswith("no rows"), name
 
 
 def test_the_latest_run_that_has_the_place_counts() -> None:
