@@ -1,8 +1,8 @@
 """``python -m bench.claims``: what published rows must show, and whether they do (conf/claims.yaml). No torch here.
 
 A claim is a bar for the median of one place's samples, or for its ratio to another place, of the same run or of another one of
-the same experiment, commit and device. It holds where the whole 95 % interval keeps to the bar, fails where none of it does, and
-cannot be told where the interval holds the bar.
+the same experiment, commit and device. It holds where the whole 95 % interval keeps to the bar, fails where none of it does,
+and cannot be told where the interval holds the bar.
 """
 
 import argparse

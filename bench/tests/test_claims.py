@@ -50,7 +50,9 @@ def test_a_ratio_may_be_to_another_run_of_the_same_commit_and_device() -> None:
     first.rows, second.rows = first.rows[:1], second.rows[1:]
     assert report([claim], [first, second])[0].startswith("holds")
     for name in ("git_sha", "device"):
-        other = SimpleNamespace(**{**vars(second), "manifest": SimpleNamespace(**{**vars(second.manifest), name: "another"})})
+        other: Any = SimpleNamespace(
+            **{**vars(second), "manifest": SimpleNamespace(**{**vars(second.manifest), name: "another"})}
+        )
         assert report([claim], [first, other])[0].startswith("no rows"), name
 
 
