@@ -91,7 +91,7 @@ def _parsed(word: str) -> Override:
     return OverridesParser.create().parse_overrides([word])[0]
 
 
-@lru_cache(128)
+@lru_cache(512)
 def _chosen(_sources: tuple[str, ...], choices: tuple[str, ...]) -> DictConfig:
     """Composed of these choices, from the folders that Hydra reads at the moment."""
     return compose("config", list(choices))
