@@ -1,11 +1,17 @@
 """Perplexity and forward time against the inner mini-batch: fewer tokens learn sooner, more are faster (paper, figure 7)."""
 
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 
 from bench.figures import footer, panels, perplexity_vs_flops
 from bench.figures.data import Data
-from bench.figures.lines import APART, APART_LATENCY, Curve, lines, loss_curve, time_curve
+from bench.figures.frame import groups
+from bench.figures.judged import Side, judge, spread_of_seeds
+from bench.figures.lines import APART, APART_LATENCY, Curve, Line, lines, loss_curve, time_curve
 from bench.figures.page import Layout, Page, Sheet, legend_of
 from bench.figures.paper import TABLE_1
 from bench.figures.style import styled
@@ -23,6 +29,17 @@ def rows(data: Data) -> pd.DataFrame:
 def _several(table: pd.DataFrame) -> pd.DataFrame:
     several = table.groupby(["series", "size", "budget_flops", "match"], dropna=False).mini_batch.transform("nunique") > 1
     return table[several] if len(table) else table
+
+
+def _steps(drawn: Sequence[Line]) -> str:
+    """How often the next smaller mini-batch of a line has the lower loss, as the paper finds."""
+    asked = []
+    for line in drawn:
+        sides = [Side(f"{size}", line.look.series, part) for size, part in groups(line.rows, "mini_batch")]
+        asked += [("", smaller, larger, "lower") for smaller, larger in pairwise(sides)]
+    found = Counter(one.agrees for one in judge(asked, spread_of_seeds(pd.concat([line.rows for line in drawn]))))
+    counts = ", ".join(f"{word} {count}" for word, count in sorted(found.items()))
+    return f"Here, of {len(asked)} steps to the next smaller: {counts}."
 
 
 @styled
@@ -58,8 +75,6 @@ def draw(data: Data) -> Sheet:
         engines = ", ".join(sorted(set(longest.impl)))
         caption += f" Time: median of {footer.samples(timed)}, {context} tokens, batch {batch}, the whole model, {engines}."
     known = next(row for row in TABLE_1 if row.series == "ttt_linear")
-    captions = [
-        f"{caption} The paper, at 125M: {known.perplexity} at 16, and the smaller the better.",
-        *footer.published(table),
-    ]
+    paper = f"The paper, at 125M: {known.perplexity} at 16, and the smaller the better. {_steps(losses)}"
+    captions = [f"{caption} {paper}", *footer.published(table)]
     return page.finish(legend_of(losses), captions, footer.alarms(data, table, EXPERIMENTS, ()), footer.facts(table))

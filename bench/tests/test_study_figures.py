@@ -91,6 +91,7 @@ def test_mini_batches_have_a_place_each_and_a_time(tmp_path: Path) -> None:
     assert line_of(left, "ttt_linear", 3) == pytest.approx(made)
     assert line_of(right, "ttt_linear", 3) == pytest.approx([100.0, 50.0, 100 / 3])
     assert "2k tokens, batch 8, the whole model, reference" in words(figure)
+    assert "Here, of 2 steps to the next smaller: agrees 2." in words(figure)
 
 
 def test_the_ladder_stands_beside_the_papers(tmp_path: Path) -> None:
