@@ -66,8 +66,8 @@ def _beside_the_paper(table: pd.DataFrame) -> str:
         falls = sum(_is_lower(part, ("before", part.position.max()), ("before", part.position.min())) for part in layers)
         counts.append(f"{line.look.label} {steps} and {falls} of {len(layers)}")
     return (
-        "The paper: an update lowers the loss, and before an update it falls with position. Here, at the end of the training "
-        f"context, each with a 95 % interval below 0: {'; '.join(counts)} layers."
+        "The paper: an update lowers the loss, and before an update it falls with position, but in middle layers. Here, at the "
+        f"end of the training context, each with a 95 % interval below 0: {'; '.join(counts)} layers."
     )
 
 

@@ -142,7 +142,8 @@ def _compared(where: str, first: Side, second: Side, found: str, spread: Spread 
 
 
 def _found(first: Side, second: Side) -> str:
-    return finding_of(first.series, second.series, int(first.rows.train_context.iloc[0]))
+    row = first.rows.iloc[0]
+    return finding_of(first.series, second.series, int(row.train_context), row["data"])
 
 
 def _cells(table: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, list[Line]]]:

@@ -10,6 +10,7 @@ import pytest
 
 from bench.figures.data import Data
 from bench.figures.judged import Verdict, about_paper
+from bench.figures.paper import finding_of
 from bench.figures.verdicts import as_table, verdicts
 from bench.stats import holm
 from bench.tests.synthetic_runs import MODELS, Bench
@@ -99,6 +100,12 @@ def test_the_paper_is_agreed_with_only_where_it_says_something(tmp_path: Path) -
     said = {context: (verdict.found, verdict.agrees) for context, verdict in found.items()}
     assert said == {512: ("", ""), 2048: ("equal", "disagrees"), 32768: ("lower", "agrees")}
     assert replace(found[32768], p_holm=1.0).agrees == "cannot tell"
+
+
+def test_what_the_paper_found_on_books_alone_holds_there_alone() -> None:
+    assert [finding_of("ttt_linear", "mamba", 2048, data) for data in ("books", "pile")] == ["higher", "equal"]
+    assert finding_of("mamba", "ttt_linear", 2048, "books") == "lower"
+    assert finding_of("ttt_linear", "transformer", 2048, "books") == "equal"
 
 
 def test_a_caption_says_where_the_paper_is_agreed_with(tmp_path: Path) -> None:
