@@ -4,7 +4,7 @@
 bench/build.py makes them, so that composing, planning and drawing need no torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -277,6 +277,7 @@ def parse(config: DictConfig | ListConfig) -> RunConfig:
         raise ConfigError(f"budget '{run.budget.name}' must give either flops or tokens: set budget.flops=… or budget.tokens=…")
     if run.optim.lr != run.optim.searched.get(run.model.name, run.optim.lr):
         run.optim.lr_source = "given by hand"
+    run.optim.lr_source = source_of_rate(run.optim.lr_source, run.optim.searched, run.model.name)
     run.data.vocab = run.data.vocab or _vocab(run.data.tokenizer)
     _one_of("match.method", run.match.method, ("budget", "ffn", "depth", "tokens"))
     _one_of("match.convention", run.match.convention, ("causal", "full"))
@@ -295,6 +296,11 @@ def parse(config: DictConfig | ListConfig) -> RunConfig:
         _one_of("tracking.upload", what, ("rows", "results", "weights", "figures"))
     _one_of("device.dtype", run.device.dtype, ("float32", "bfloat16", "float64"))
     return run
+
+
+def source_of_rate(told: str, searched: Collection[str], model: str) -> str:
+    """How a model's learning rate was chosen: a search of others' rates says nothing of one that it left out."""
+    return told if not searched or model in searched else "not searched for this model"
 
 
 def _vocab(tokenizer: str) -> int:

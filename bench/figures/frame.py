@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.config import source_of_rate
 from bench.figures.style import series_name
 from bench.results import Coordinate, Row, Run
 
@@ -84,6 +85,6 @@ def _facts(run: Run) -> Mapping[str, Any]:
         "published": run.published,
         "budget": run.config["budget"]["name"],
         "lr": optim["lr"],
-        "lr_source": optim["lr_source"],
+        "lr_source": source_of_rate(optim["lr_source"], optim.get("searched", {}), run.config["model"]["name"]),
         "tolerance": run.config["match"]["tolerance"],
     }

@@ -32,11 +32,11 @@ def draw(data: Data) -> Sheet:
     table = rows(data)
     if table.empty:
         return panels.empty(TITLE, "train", footer.alarms(data, table, EXPERIMENTS))
-    cells = groups(table, ["size", "budget_flops"])
+    cells = groups(table, ["budget_flops", "size"])
     page = Page(TITLE, Layout((1.0,) * len(cells), gap_in=0.85))
     apart = [name for name in APART if name not in ("train_context", "lr", "size", "budget_flops")]
     curves = []
-    for ax, ((size, flops), part) in zip(page.axes, cells, strict=True):
+    for ax, ((flops, size), part) in zip(page.axes, cells, strict=True):
         ax.set_title(f"{size}, {digits(flops)} FLOP", loc="left")
         panels.token_axis(page, ax, part.train_context, "training context = context read (1k = 1,024)")
         for line in lines(part, apart):

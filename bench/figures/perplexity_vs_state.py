@@ -29,13 +29,12 @@ def draw(data: Data) -> Sheet:
     if table.empty:
         return panels.empty(TITLE, "train", footer.alarms(data, table, EXPERIMENTS))
     states = data.select("train", ["state"]).groupby("run_id").value.mean()
-    cells = groups(table, ["size", "train_context"])
+    cells = groups(table, ["budget_flops", "size", "train_context"])
     page = Page(TITLE, Layout((1.0,) * min(3, len(cells)), rows=-(-len(cells) // 3), gap_in=0.75))
     curves = []
     for ax in page.axes[len(cells) :]:
         ax.set_axis_off()
-    for ax, ((size, context), part) in zip(page.axes, cells, strict=False):
-        flops = part.budget_flops.iloc[0]
+    for ax, ((flops, size, context), part) in zip(page.axes, cells, strict=False):
         ax.set_title(f"{size}, {digits(flops)} FLOP, context {panels.tokens_label(context)}", loc="left")
         for line in _lines(part):
             curves.append(_curve(line, states))

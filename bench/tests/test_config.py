@@ -1,7 +1,13 @@
 """The identity of a run is what makes its numbers; a run that measures a trained model names the one that trains it."""
 
 from bench.compose import compose_run
-from bench.config import record, run_id, training
+from bench.config import record, run_id, source_of_rate, training
+
+
+def test_a_search_is_said_of_the_models_that_it_searched_alone() -> None:
+    sources = [compose_run([f"model={name}"]).optim.lr_source for name in ("mamba", "ablation/linear_attention")]
+    assert sources[0].startswith("searched alike") and sources[1] == "not searched for this model"
+    assert source_of_rate("paper", {}, "mamba") == "paper"
 
 
 def test_identity_is_what_makes_the_numbers() -> None:
