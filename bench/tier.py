@@ -65,7 +65,9 @@ def load_tier(name: str, overrides: Sequence[str] = ()) -> Tier:
         ConfigError: as ``tier_jobs``, or a cell of it is not possible.
     """
     runs, told = compose_runs(tier_jobs(name, overrides)), tier_file(name)
-    return Tier(name, tuple(told["models"]), tuple(sorted(runs, key=_place)), told["title"], told["about"])
+    return Tier(
+        name, tuple(told["models"]), tuple(sorted(runs, key=lambda run: run.experiment.timing)), told["title"], told["about"]
+    )
 
 
 def tier_jobs(name: str, overrides: Sequence[str] = ()) -> list[list[str]]:
@@ -117,7 +119,3 @@ def _may_hold(common: Sequence[str], run: Run) -> bool:
 
 def _seeded(cell: str, seeds: Sequence[str]) -> list[str]:
     return [f"seed=range({seeds[-1]})"] if seeds and " seed=" not in cell else []
-
-
-def _place(run: RunConfig) -> tuple[bool, bool]:
-    return run.experiment.timing, run.experiment.trained
