@@ -76,7 +76,7 @@ def _steps(part: pd.DataFrame) -> Mapping[str, Verdict]:
             change = math.log(row.perplexity / above.perplexity)
             found = "equal" if abs(change) < EQUAL_WITHIN else "lower" if change < 0 else "higher"
             asked[row.what] = ("", first, second, found)
-    return dict(zip(asked, judge(asked.values(), spread_of_seeds(part)), strict=True))
+    return dict(zip(asked, judge((asked.values(), spread_of_seeds(part))), strict=True))
 
 
 def _is_finite(mine: pd.DataFrame) -> bool:

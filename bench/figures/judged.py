@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
+import numpy as np
 import pandas as pd
 
 from bench.figures import panels
@@ -85,12 +86,19 @@ def after_training(table: pd.DataFrame) -> tuple[Verdict, ...]:
     asked = (
         (_training(part), *pair) for part, drawn in _cells(table) for pair in _pairs([_side(line, line.rows) for line in drawn])
     )
-    return judge(((*one, _found(*one[1:])) for one in asked), spread_of_seeds(table))
+    return judge((((*one, _found(*one[1:])) for one in asked), spread_of_seeds(table)))
 
 
 def at_contexts(table: pd.DataFrame, trained: pd.DataFrame) -> tuple[Verdict, ...]:
-    """Models at the longest context, and each there against itself at a shorter one; ``trained`` as of ``after_training``."""
-    return judge(((*one, _found(*one[1:])) for one in _of_contexts(table)), spread_of_seeds(trained))
+    """Models at the longest context, each there against itself at a shorter one, and what more context brings one or another.
+
+    ``trained`` as of ``after_training``.
+    """
+    asked = ((*one, _found(*one[1:])) for one in _of_contexts(table))
+    changes = list(_changes(table))
+    more = ((where, *pair, "") for where, sides in changes for pair in _pairs(sides))
+    spread = pooled_spread([side.rows.value.tolist() for _, sides in changes for side in sides])
+    return judge((asked, spread_of_seeds(trained)), (more, spread))
 
 
 def about_paper(found: Sequence[Verdict]) -> list[str]:
@@ -117,9 +125,9 @@ def about_seeds(found: Iterable[Verdict]) -> str:
     return f"Intervals cover the choice of text and of the seed (seeds ±: its standard error, {spread})."
 
 
-def judge(asked: Iterable[tuple[str, Side, Side, str]], spread: Spread | None) -> tuple[Verdict, ...]:
-    """What is asked together, (where, first, second, what the paper found): with one p adjusted for all."""
-    made = [_compared(*one, spread) for one in asked]
+def judge(*asked: tuple[Iterable[tuple[str, Side, Side, str]], Spread | None]) -> tuple[Verdict, ...]:
+    """What is asked together, (where, first, second, what the paper found) and the seeds' spread, with p adjusted for all."""
+    made = [_compared(*one, spread) for alike, spread in asked for one in alike]
     adjusted = holm([1.0 if one.difference.p is None else one.difference.p for one in made])
     return tuple(replace(one, p_holm=p) for one, p in zip(made, adjusted, strict=True))
 
@@ -165,6 +173,26 @@ def _of_contexts(table: pd.DataFrame) -> Iterator[tuple[str, Side, Side]]:
             starts = [_side(line, line.rows[line.rows.context == shorter]) for line in drawn]
             where = f"{_training(part)}, by tokens before the targets"
             yield from ((where, _at(end, longest), _at(start, shorter)) for end, start in zip(ends, starts, strict=True))
+
+
+def _changes(table: pd.DataFrame) -> Iterator[tuple[str, list[Side]]]:
+    """What models gain from the shortest context to the longest whose targets, too, lie within what training saw."""
+    for part, drawn in _cells(table):
+        targets = part.n_targets / part.samples.map(len)
+        within = part.context[part.context + targets <= part.train_context]
+        if within.nunique() > 1:
+            ends = int(within.min()), int(within.max())
+            shown = " to ".join(panels.tokens_label(tokens) for tokens in ends)
+            yield f"{_training(part)}, change from {shown} before the targets", [_change(line, *ends) for line in drawn]
+
+
+def _change(line: Line, low: int, high: int) -> Side:
+    """A row a training: the nll of each window after ``high`` tokens less that of the same one after ``low``."""
+    after = line.rows[line.rows.context == high]
+    before = line.rows[line.rows.context == low].set_index("run_id").loc[after.run_id]
+    samples = [tuple(np.subtract(*pair)) for pair in zip(after.samples, before.samples, strict=True)]
+    value = after.value.to_numpy() - before.value.to_numpy()
+    return _side(line, after.assign(samples=pd.Series(samples, index=after.index), value=value))
 
 
 def _longest(contexts: Sequence[int], trained: int) -> int:

@@ -37,7 +37,7 @@ def _steps(drawn: Sequence[Line]) -> str:
     for line in drawn:
         sides = [Side(f"{size}", line.look.series, part) for size, part in groups(line.rows, "mini_batch")]
         asked += [("", smaller, larger, "lower") for smaller, larger in pairwise(sides)]
-    found = Counter(one.agrees for one in judge(asked, spread_of_seeds(pd.concat([line.rows for line in drawn]))))
+    found = Counter(one.agrees for one in judge((asked, spread_of_seeds(pd.concat([line.rows for line in drawn])))))
     counts = ", ".join(f"{word} {count}" for word, count in sorted(found.items()))
     return f"Here, of {len(asked)} steps to the next smaller: {counts}."
 

@@ -44,13 +44,16 @@ def tokens_label(tokens: float) -> str:
 
 
 def token_axis(page: Page, ax: Axes, places: Iterable[float], label: str) -> None:
-    """A log2 axis of numbers of tokens; a tick at each octave of the places, or at every n-th where they would touch."""
+    """A log2 axis of numbers of tokens; a tick at each octave of the places, but where it would touch the one before."""
     places = sorted(set(places))
     ax.set_xscale("log", base=2)
     ax.set_xlim(places[0] / MARGIN, places[-1] * MARGIN)
-    octaves = [place for place in places if math.log2(place / places[0]).is_integer()]
     octave_in = page.panel_width_in(ax) / math.log2(places[-1] / places[0] * MARGIN**2)
-    ax.xaxis.set_major_locator(FixedLocator(octaves[:: math.ceil(TICK_IN / octave_in)]))
+    ticks: list[float] = []
+    for place in (place for place in places if math.log2(place / places[0]).is_integer()):
+        if not ticks or math.log2(place / ticks[-1]) >= math.ceil(TICK_IN / octave_in):
+            ticks.append(place)
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: tokens_label(x)))
     ax.set_xlabel(label)

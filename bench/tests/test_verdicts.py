@@ -150,6 +150,27 @@ def test_a_context_within_the_training_is_judged_rather_than_one_whose_targets_l
     assert one(found, "Mamba at 31k", "Mamba at 16k").found == "equal"
 
 
+def test_what_more_context_brings_is_compared_within_the_training_context(tmp_path: Path) -> None:
+    bench, gains = Bench(tmp_path), {"ttt_linear": -0.01, "mamba": 0.0}
+    samples = {}
+    for model, gain in gains.items():
+        for seed, level in enumerate((-0.3, 0.3)):  # what a seed does to the level is not what it does to the gain
+            rows = []
+            for row in bench.by_context(model):
+                losses = np.array(row.samples) + level + (row.at["context"] == 16384) * (gain + 0.001 * seed)
+                at = {**row.at, "seed": seed, "train_context": 32768, "n_targets": 1024 * len(losses)}
+                rows.append(replace(row, value=float(losses.mean()), samples=tuple(losses.tolist()), at=at))
+                samples[model, seed, row.at["context"]] = losses
+            bench.write("perplexity_by_context", model, rows, seed=seed)
+    found = one(judged(bench), "TTT-Linear", "Mamba", "change from 1k to 16k before the targets")
+    linear, mamba = (
+        np.mean([samples[model, seed, 16384] - samples[model, seed, 1024] for seed in (0, 1)], axis=0) for model in gains
+    )
+    assert found.difference.value == pytest.approx((linear - mamba).mean())
+    assert found.seed_error == pytest.approx(0.001 / math.sqrt(2))
+    assert found.found == ""  # the paper says nothing of it
+
+
 def test_what_is_not_alike_is_not_compared(tmp_path: Path) -> None:
     bench = trained(Bench(tmp_path), {"ttt_linear": 0.0})
     trained(bench, {"mamba": 0.05}, context=1024)
