@@ -23,8 +23,8 @@ class Forecast:
 def forecast(run: RunConfig, known: Sequence[Run]) -> Forecast:
     """As long as the same run of another seed took.
 
-    Else it scales the done run of the same experiment, model, size and device type whose FLOPs are nearest; of equals the
-    latest. Without one it assumes the device's flop_rate, and a second for what does not scale.
+    Else it scales the done run of the same experiment, model, kernels, size and device type whose FLOPs are nearest; of equals
+    the latest. Without one it assumes the device's flop_rate, and a second for what does not scale.
     """
     flops = float(instantiate(run.experiment.measure).flops(prepare(run)))
     alike = sorted((other for other in known if _is_alike(run, other)), key=lambda other: other.manifest.started, reverse=True)
@@ -50,7 +50,7 @@ def _is_alike(run: RunConfig, other: Run) -> bool:
     return (
         other.manifest.status == "done"
         and other.manifest.experiment == run.experiment.name
-        and (config["model"]["name"], config["model"]["backbone"]) == (run.model.name, run.model.backbone)
+        and all(config["model"][word] == getattr(run.model, word) for word in ("name", "backbone", "impl"))
         and config["size"]["name"] == run.size.name
         and config["device"]["type"] == run.device.type
     )

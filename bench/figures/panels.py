@@ -142,9 +142,9 @@ def middling(values: Sequence[float]) -> float:
 def clip(page: Page, ax: Axes, curves: Sequence[Curve], cap: float) -> bool:
     """Ends the y axis at ``cap`` where a value lies beyond, and prints each such value above. Whether it did."""
     values = np.concatenate([np.concatenate([c.value, c.low, c.high]) for c in curves])
-    inside = values[np.isfinite(values) & (values <= cap)]
-    low, high = (inside.min(), inside.max()) if len(inside) else (0.0, cap)
     beyond = any((curve.value >= cap).any() for curve in curves)
+    inside = values[np.isfinite(values) & ((values <= cap) | (not beyond))]  # bands may pass it where no value does
+    low, high = (inside.min(), inside.max()) if len(inside) else (0.0, cap)
     top = cap if beyond else high + 0.06 * (high - low)
     room = (top - low) or abs(top) or 1.0
     ax.set_ylim(low - 0.14 * room, top)  # the words about extrapolation stand in the lowest tenth

@@ -61,7 +61,11 @@ def test_another_seed_tells_more_than_flops_do_and_steps_count_where_the_clock_w
 
 
 @pytest.mark.parametrize(
-    "other", [["model=mamba"], ["model=ttt_linear_t"], ["size=nano"], ["device.type=cuda"], ["experiment=state_vs_context"]]
+    "other",
+    [
+        *(["model=mamba"], ["model=ttt_linear_t"], ["model.impl=triton"], ["size=nano"], ["device.type=cuda"]),
+        ["experiment=state_vs_context"],
+    ],
 )
 def test_only_a_run_of_the_same_kind_tells(other: list[str], tmp_path: Path) -> None:
     run = micro_run(tmp_path, "train")
