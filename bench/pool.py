@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -18,6 +19,7 @@ from bench.config import RunConfig
 from bench.progress import Message
 
 PROGRESS_EVERY_S = 0.5
+LEAVE_S = 5.0
 GOOD = ("done",)
 LEFT = ("partial", "left")
 
@@ -62,9 +64,7 @@ class Pool:
                     if worker.pipe in ready:
                         yield self._noted(self._receive(worker))
         finally:
-            for worker in self._crew:
-                worker.process.kill()
-                worker.process.join()
+            _end(self._crew)
 
     def _noted(self, message: Message) -> Message:
         if message.status:
@@ -145,6 +145,20 @@ class Pool:
         return message
 
 
+def _end(crew: Sequence[_Worker]) -> None:
+    """Workers without a cell leave by themselves, and clean up; the others, and those that take long, are killed."""
+    idle = [worker for worker in crew if worker.cell is None]
+    for worker in idle:
+        with suppress(OSError):  # it died
+            worker.pipe.send(None)
+    until = time.monotonic() + LEAVE_S
+    for worker in idle:
+        worker.process.join(max(0.0, until - time.monotonic()))
+    for worker in crew:
+        worker.process.kill()
+        worker.process.join()
+
+
 def _cards() -> list[str]:
     """GPUs as CUDA_VISIBLE_DEVICES names them; none: [""]."""
     import torch
@@ -173,8 +187,8 @@ def _work(pipe: Connection, words: Connection, card: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from bench.run import execute, status_of  # torch: imported once a worker
 
-    while True:
-        cell, run = pipe.recv()
+    while (given := pipe.recv()) is not None:
+        cell, run = given
         told = 0.0
 
         def progress(fraction: float, note: str = "", cell: int = cell) -> None:

@@ -196,6 +196,8 @@ def test_timing_cells_run_alone_and_a_worker_that_died_idle_is_replaced(tmp_path
     assert min(cells[:first_timed]) >= 2
     assert cells[first_timed:] == sorted(cells[first_timed:])  # all of the first, then all of the second
     assert set(cells[first_timed:]) == {0, 1}
+    codes = [worker.process.exitcode for worker in pool._crew]
+    assert codes.count(-signal.SIGKILL) == 1 and set(codes) == {-signal.SIGKILL, 0}  # who was not killed left by itself
 
 
 def test_what_needs_a_failed_training_is_blocked_and_says_why(tmp_path: Path) -> None:
