@@ -52,8 +52,8 @@ def published(rows: pd.DataFrame, marks: str = "hollow, dotted, without interval
 
 
 def seeds(rows: pd.DataFrame) -> str:
-    """How many seeds stand behind a line."""
-    counts = {part.seed.nunique() for _, part in groups(rows, ["series", "published"])}
+    """How many seeds stand behind the points of a model, a size, a budget and a training context."""
+    counts = {part.seed.nunique() for _, part in groups(rows, ["series", "published", "size", "budget_flops", "train_context"])}
     return count_of(counts, "seed")
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from bench.compose import compose_runs
-from bench.figures import paper
+from bench.figures import footer, paper, perplexity_vs_flops
 from bench.figures.data import Data
 from bench.figures.frame import COORDINATES, frame
 from bench.figures.index import ABLATION_FIGURES, FIGURES, STUDY_FIGURES, draw_all, figures_of, hash_of_rows
@@ -145,6 +145,15 @@ def test_published_rows_alone_are_normal_lines(name: str, hard: list[Run]) -> No
     assert "(published)" not in text
     assert "No rows" not in text
     assert "DIFFER" not in text
+
+
+def test_a_budget_with_fewer_seeds_than_others_is_not_hidden_behind_them(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for budget, seed in (("nano_2", 0), ("nano_3", 0), ("nano_3", 1)):
+        rows = [replace(row, at={**row.at, "seed": seed}) for row in bench.train("mamba", budget, seed)]
+        bench.write("train", "mamba", rows, budget, seed)
+    table = perplexity_vs_flops.rows(Data(tuple(bench.runs), MODELS, "nano"))
+    assert footer.seeds(table) == "1 to 2 seeds"
 
 
 def test_two_seeds_are_dots_around_their_mean(hard: list[Run]) -> None:
