@@ -10,6 +10,8 @@ from bench.config import ConfigError, TrainConfig
 from bench.results import ROOT
 from bench.tests.test_train import new_lm, optim, periodic, steps_of
 from bench.train import train
+from kernels import selective_scan
+from kernels.tests.optional import loaded
 
 COMPILED = """
 import sys
@@ -86,9 +88,13 @@ for p, q in zip(lm.parameters(), again.parameters(), strict=True):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("model", ["ttt_linear triton", "ttt_mlp triton", "transformer reference", "mamba reference"])
+@pytest.mark.parametrize(
+    "model", ["ttt_linear triton", "ttt_mlp triton", "transformer reference", "mamba reference", "mamba mamba_ssm"]
+)
 def test_a_graph_trains_as_its_calls_do(model: str, compiled: bool, tmp_path: Path) -> None:
     """Micro-batches of 3, 3 and 2, of which the last is no graph's; a last batch of 3 and 1."""
+    if model == "mamba mamba_ssm":
+        loaded(selective_scan.OP, "mamba_ssm")
     words = [sys.executable, "-c", GRAPHED, str(tmp_path), *model.split(), str(compiled)]
     ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

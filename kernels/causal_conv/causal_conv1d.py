@@ -16,6 +16,7 @@ from kernels.opaque import opaque
 __all__ = ["begin", "forward", "prefill", "step"]
 
 
+@opaque
 def forward(x: Float[Tensor, "B T E"], weight: Float[Tensor, "E 1 K"], bias: Float[Tensor, " E"]) -> Float[Tensor, "B T E"]:
     """As the reference, laid out as ``x`` is."""
     if x.stride(1) != 1 and (x.stride(0) % 8 or x.stride(1) % 8):

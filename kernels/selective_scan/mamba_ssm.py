@@ -13,6 +13,7 @@ from kernels.opaque import opaque
 from kernels.selective_scan.carry import carry
 
 
+@opaque
 def forward(
     u: Float[Tensor, "B T E"],
     dt: Float[Tensor, "B T E"],

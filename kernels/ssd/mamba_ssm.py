@@ -15,6 +15,7 @@ from kernels.pieces import pieces
 CHUNK = 256
 
 
+@opaque
 def forward(
     x: Float[Tensor, "B T H P"],
     dt: Float[Tensor, "B T H"],
