@@ -16,6 +16,8 @@ from bench.figures.style import QUIET, digits, look_of, width_in
 
 # Beyond the training context a curve may explode: an axis ends at this multiple of the values that are within it.
 CLIP_FACTOR = 1.5
+# Where no value passes that end a band may, by so much.
+BAND_FACTOR = 1.1
 CLIPPED = (
     "An axis ends somewhat above what models reach within the training context (or at the smallest x, if none is within): "
     "values beyond are printed above it. They say how a model fails outside its training, not that another one is better."
@@ -143,7 +145,7 @@ def clip(page: Page, ax: Axes, curves: Sequence[Curve], cap: float) -> bool:
     """Ends the y axis at ``cap`` where a value lies beyond, and prints each such value above. Whether it did."""
     values = np.concatenate([np.concatenate([c.value, c.low, c.high]) for c in curves])
     beyond = any((curve.value >= cap).any() for curve in curves)
-    inside = values[np.isfinite(values) & ((values <= cap) | (not beyond))]  # bands may pass it where no value does
+    inside = values[values <= (cap if beyond else BAND_FACTOR * cap)]
     low, high = (inside.min(), inside.max()) if len(inside) else (0.0, cap)
     top = cap if beyond else high + 0.06 * (high - low)
     room = (top - low) or abs(top) or 1.0

@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from bench.compose import compose_runs
-from bench.figures import footer, paper, perplexity_vs_flops
+from bench.figures import footer, panels, paper, perplexity_vs_flops
 from bench.figures.data import Data
 from bench.figures.frame import COORDINATES, frame
 from bench.figures.index import ABLATION_FIGURES, FIGURES, STUDY_FIGURES, draw_all, figures_of, hash_of_rows
-from bench.figures.lines import Array, lines, loss_curve, windows_of
+from bench.figures.lines import Array, Curve, lines, loss_curve, windows_of
+from bench.figures.page import Page
 from bench.figures.style import look_of, save, series_name
 from bench.results import ROOT, Row, Run
 from bench.tests.synthetic_runs import BUDGETS, MODELS, TTT, Bench
@@ -145,6 +146,16 @@ def test_published_rows_alone_are_normal_lines(name: str, hard: list[Run]) -> No
     assert "(published)" not in text
     assert "No rows" not in text
     assert "DIFFER" not in text
+
+
+@pytest.mark.parametrize(("high", "is_whole"), [(1.55, True), (50.0, False)])
+def test_a_band_may_pass_the_end_of_an_axis_by_a_little(high: float, is_whole: bool) -> None:
+    page, value = Page(""), np.array([1.0, 1.1])
+    panels.token_axis(page, page.axes[0], [512, 1024], "")
+    curve = Curve(look_of("mamba"), np.array([512.0, 1024.0]), value, value - 0.1, value * 0 + high, (), "")
+    assert not panels.clip(page, page.axes[0], [curve], 1.5)
+    assert (page.axes[0].get_ylim()[1] > high) == is_whole
+    assert page.axes[0].get_ylim()[1] < 2
 
 
 def test_a_budget_with_fewer_seeds_than_others_is_not_hidden_behind_them(tmp_path: Path) -> None:
