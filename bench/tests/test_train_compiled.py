@@ -89,7 +89,11 @@ for p, q in zip(lm.parameters(), again.parameters(), strict=True):
 @pytest.mark.gpu
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
-    "model", ["ttt_linear triton", "ttt_mlp triton", "transformer reference", "mamba reference", "mamba mamba_ssm"]
+    "model",
+    [
+        *("ttt_linear triton", "ttt_mlp triton", "ttt_linear reference", "transformer reference", "mamba reference"),
+        "mamba mamba_ssm",
+    ],
 )
 def test_a_graph_trains_as_its_calls_do(model: str, compiled: bool, tmp_path: Path) -> None:
     """Micro-batches of 3, 3 and 2, of which the last is no graph's; a last batch of 3 and 1."""
