@@ -11,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.config import ConfigError
-from bench.results import PUBLISHED, CorruptResults, Run, is_held, write_manifest
+from bench.results import PUBLISHED, CorruptResults, Run, is_held, pack_rows, write_manifest
 from bench.tier import load_tier
 
 FILES = ("config.yaml", "run.json", "rows.jsonl")
+# Bytes of rows.jsonl from which on it is compressed: nobody reads so many rows as text, and everybody clones them.
+MANY = 1_000_000
 
 
 def publish(run: Run, root: Path = PUBLISHED) -> Path:
@@ -25,6 +27,8 @@ def publish(run: Run, root: Path = PUBLISHED) -> Path:
     temporary.mkdir(parents=True)
     for name in FILES:
         shutil.copy(run.folder / name, temporary / name)
+    if (temporary / "rows.jsonl").stat().st_size >= MANY:
+        pack_rows(temporary)
     if run.manifest.status == "running":
         write_manifest(temporary, replace(run.manifest, status="partial", cause="interrupted", rows=len(run.rows)))
     shutil.rmtree(target, ignore_errors=True)

@@ -1,18 +1,20 @@
 """Rows and the folders that hold them: the only writer of results/. No torch here.
 
-    results/runs/<experiment>/<run_id>/{config.yaml, run.json, rows.jsonl}
+    results/runs/<experiment>/<run_id>/{config.yaml, run.json, rows.jsonl}     published: rows.jsonl.gz where rows are many
 
 A run is identified by the hash of what produced it. It is done when run.json says so; everything else may be resumed.
 results/README.md is the schema.
 """
 
 import fcntl
+import gzip
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -26,6 +28,7 @@ import yaml
 from bench.secrets import without_secrets
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKED = "rows.jsonl.gz"
 PUBLISHED = ROOT / "results" / "published"
 FAILURES = ("failed", "oom", "diverged", "killed")
 # Statuses that a second call does not change by itself, but where ``refresh`` or ``retry`` ask for it.
@@ -277,9 +280,8 @@ def read_manifest(folder: Path) -> Manifest | None:
 def _read_rows(folder: Path, whole: bool = True) -> Iterator[Row]:
     """Rows of a folder; of one that is not ``whole``, without a last line that is being written or that a kill cut short."""
     path = folder / "rows.jsonl"
-    if not path.exists():
-        return
-    lines = path.read_text().splitlines(keepends=True)
+    text = path.read_text() if path.exists() else _unpacked(folder / PACKED)
+    lines = text.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n") and not whole:
         lines.pop()
     for number, line in enumerate(lines, 1):
@@ -289,6 +291,20 @@ def _read_rows(folder: Path, whole: bool = True) -> Iterator[Row]:
             raise CorruptResults(
                 f"{path}, line {number} is not a row ({error}): it is damaged; delete the folder {folder} and run it again"
             ) from error
+
+
+def pack_rows(folder: Path) -> None:
+    """Puts rows.jsonl.gz, the same to the byte, in the place of a folder's rows.jsonl."""
+    path = folder / "rows.jsonl"
+    (folder / PACKED).write_bytes(gzip.compress(path.read_bytes(), mtime=0))  # the same rows, the same file
+    path.unlink()
+
+
+def _unpacked(path: Path) -> str:
+    try:
+        return gzip.decompress(path.read_bytes()).decode() if path.exists() else ""
+    except (OSError, EOFError, zlib.error) as error:
+        raise CorruptResults(f"{path} is damaged ({error}); restore it, or delete the folder {path.parent}") from error
 
 
 def read_run(folder: Path, published: bool = False) -> Run:
