@@ -211,7 +211,8 @@ def cost_axis(ax: Axes, formatter: Formatter) -> None:
     low, high = ax.get_xlim()
     decades = math.log10(high / low)
     even = [tick for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
-    powers = LogLocator(10, subs=(1.0, 2.0, 5.0) if decades < FEW_DECADES / 2 else (1.0,), numticks=6)
+    between = (2.0, 5.0) if decades < FEW_DECADES / 2 else (3.0,) if decades < FEW_DECADES - 1 else ()
+    powers = LogLocator(10, subs=(1.0, *between), numticks=6)
     ax.xaxis.set_major_locator(FixedLocator(even) if decades < 0.5 else powers)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(formatter)

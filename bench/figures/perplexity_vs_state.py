@@ -34,15 +34,17 @@ def draw(data: Data) -> Sheet:
     curves = []
     for ax in page.axes[len(cells) :]:
         ax.set_axis_off()
-    for ax, ((flops, size, context), part) in zip(page.axes, cells, strict=False):
+    for number, (ax, ((flops, size, context), part)) in enumerate(zip(page.axes, cells, strict=False)):
         ax.set_title(f"{size}, {digits(flops)} FLOP, context {panels.tokens_label(context)}", loc="left")
         for line in _lines(part):
             curves.append(_curve(line, states))
             panels.draw_bars(ax, curves[-1])
             panels.draw_dots(ax, curves[-1], panels.SEED)
         panels.cost_axis(ax, EngFormatter(unit="B", sep=""))
-        ax.set_xlabel("state of a sequence")
-    page.axes[0].set_ylabel("perplexity per token")
+        if number + 3 >= len(cells):  # no title stands below
+            ax.set_xlabel("state of a sequence")
+    for ax in page.axes[::3]:
+        ax.set_ylabel("perplexity per token")
     caption = "State at the training context: counted, all layers, 1 kB = 1,000 B. "
     caption += f"Perplexity of held-out text, {footer.seeds(table)}."
     caption += f" Bars: {footer.windows(curves, table.clusters)}."
